@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-ReportStatus = Literal["processing", "completed", "failed", "cancelled"]
+ReportStatus = Literal["processing", "completed", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

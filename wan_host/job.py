@@ -1,0 +1,299 @@
+"""A job: what a payload means once the model, its defaults and the settings have had their say.
+
+``resolve_job`` decides everything that can be decided without touching the network or a device. It never clamps (but for
+``exact_copy_mode``, where the contract says so) and never falls back: what cannot be done raises InvalidJob, UnknownModel or
+UnsupportedRequest with what was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from wan_host.errors import InvalidJob, UnknownModel, UnsupportedRequest
+from wan_host.model import JobDefaults, ModelInfo, ReferenceMode
+from wan_host.payload import LoraEntry, Payload, PayloadConfig, PayloadMetadata
+from wan_host.request import GenerationRequest, Lora
+
+DEFAULT_DENOISE_STRENGTH = 0.5
+EXACT_COPY_DENOISE_STRENGTH = 0.05
+_RESOLUTION = re.compile(r"\A(\d{2,4})x(\d{2,4})\Z")
+_SLOTS = {
+    ReferenceMode.NONE: (),
+    ReferenceMode.SINGLE: ("image",),
+    ReferenceMode.START: ("first_frame",),
+    ReferenceMode.END: ("last_frame",),
+    ReferenceMode.BOTH: ("first_frame", "last_frame"),
+}
+_FALLBACKS = {"image": "reference_image_url", "first_frame": "start_reference_url", "last_frame": "end_reference_url"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPolicy:
+    """The settings that decide what a payload may ask for."""
+
+    default_model: str | None = None
+    max_prompt_characters: int = 4000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """A job that can be run.
+
+    ``request`` is complete but for the references' pixels, an enhanced prompt and the attempt. ``references`` maps the slots
+    that the mode uses to their URIs. ``denoise_strength`` is the value as reported; the request holds it only where it acts.
+    ``expires_at`` is Unix seconds. ``notes`` are values that were ignored, for the log.
+    """
+
+    id: str
+    user_id: str
+    type: str
+    model: ModelInfo
+    request: GenerationRequest
+    enhance: bool
+    references: Mapping[str, str]
+    subjects: tuple[str, ...] = ()
+    reference_mode_source: str = "inferred"
+    denoise_strength: float | None = None
+    priority: int = 0
+    expires_at: float | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def resolve_job(payload: Payload, *, models: Mapping[str, ModelInfo], policy: JobPolicy, seed: int) -> Job:
+    """Decide every value of a job. ``seed`` is the one that was drawn at intake; the payload's own wins."""
+    config = payload.config or PayloadConfig()
+    metadata = payload.metadata or PayloadMetadata()
+    if len(payload.prompt) > policy.max_prompt_characters:
+        allowed = f"at most {policy.max_prompt_characters} characters (WAN_HOST_MAX_PROMPT_CHARACTERS)"
+        raise InvalidJob("prompt", payload.prompt, allowed)
+    model = _choose_model(config.model, policy.default_model, models)
+    job_type, defaults = _choose_type(payload.type, model)
+    mode, mode_source, notes = _choose_mode(config, metadata, defaults)
+    denoise = _denoise_strength(config, metadata)
+    exact_copy = bool(metadata.exact_copy_mode)
+    if exact_copy:
+        denoise = min(denoise, EXACT_COPY_DENOISE_STRENGTH)
+    if not payload.prompt and not (exact_copy and mode is not ReferenceMode.NONE):
+        raise InvalidJob("prompt", payload.prompt, "it may be empty only for an exact copy of a reference")
+    width, height = _size(config, defaults)
+    request = GenerationRequest(
+        job_id=payload.id,
+        job_type=job_type,
+        media=defaults.media,
+        prompt=payload.prompt,
+        negative_prompt=_first(payload.negative_prompt, config.negative_prompt, default=""),
+        width=width,
+        height=height,
+        frames=_frames(config, defaults),
+        fps=_first(config.fps, default=defaults.fps),
+        num_inference_steps=_same(
+            {f"config.{name}": getattr(config, name) for name in ("num_inference_steps", "steps", "sample_steps")},
+            defaults.num_inference_steps,
+        ),
+        guidance_scale=_same(
+            {f"config.{name}": getattr(config, name) for name in ("guidance_scale", "sample_guide_scale")},
+            defaults.guidance_scale,
+        ),
+        sample_shift=_first(config.sample_shift, default=defaults.sample_shift),
+        sample_solver=_first(config.sample_solver, default=defaults.sample_solver),
+        seed=_same({"config.seed": config.seed, "seed": payload.seed, "metadata.seed": metadata.seed}, seed),
+        num_images=_num_images(config, defaults),
+        reference_mode=mode,
+        denoise_strength=denoise if mode is ReferenceMode.SINGLE else None,
+        preset=_first(config.preset, default=model.presets[0] if model.presets else "exact"),
+        loras=tuple(_lora(index, entry) for index, entry in enumerate(config.loras or ())),
+        postprocess=tuple(config.postprocess or ()),
+    )
+    _check_size(model, request)
+    _check_features(model, request, subjects=len(config.reference_images or ()))
+    return Job(
+        id=payload.id,
+        user_id=payload.user_id,
+        type=job_type,
+        model=model,
+        request=request,
+        enhance=defaults.enhance,
+        references={slot: _reference(slot, mode, config, metadata) for slot in _SLOTS[mode]},
+        subjects=tuple(config.reference_images or ()),
+        reference_mode_source=mode_source,
+        denoise_strength=denoise if mode is not ReferenceMode.NONE else None,
+        priority=payload.priority or 0,
+        expires_at=_expiry(payload),
+        notes=notes,
+    )
+
+
+def _first(*values: Any, default: Any) -> Any:
+    return next((value for value in values if value is not None), default)
+
+
+def _same(named: Mapping[str, Any], default: Any) -> Any:
+    """Return the one value that several spellings of a field agree on; two different ones are refused, not guessed between."""
+    given = {name: value for name, value in named.items() if value is not None}
+    if not given:
+        return default
+    (name, value), *others = given.items()
+    for other, second in others:
+        if second != value:
+            raise InvalidJob(other, second, f"{name} says {value!r}; give one of them")
+    return value
+
+
+def _choose_model(asked: str | None, default: str | None, models: Mapping[str, ModelInfo]) -> ModelInfo:
+    usable = {name: model for name, model in models.items() if model.kind == "generate"}
+    name = asked or default
+    if name is None:
+        raise UnknownModel(
+            "config.model: no model is installed, so there is nothing to run; install a model plugin (wan-host-tiny-wan runs "
+            "anywhere) or put a Wan checkpoint into the models folder, then see `wan-host models list`"
+        )
+    if name not in usable:
+        close = difflib.get_close_matches(name, usable, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise UnknownModel(f"config.model: {name!r} is offered by no installed plugin{hint}; there are {_listed(usable)}")
+    return usable[name]
+
+
+def _choose_type(given: str, model: ModelInfo) -> tuple[str, JobDefaults]:
+    name = given.removeprefix("wan_") if given not in model.job_types else given
+    if name not in model.job_types:
+        raise InvalidJob("type", given, f"model {model.name} serves {_listed(model.job_types)}")
+    return name, model.job_types[name]
+
+
+def _choose_mode(
+    config: PayloadConfig, metadata: PayloadMetadata, defaults: JobDefaults
+) -> tuple[ReferenceMode, str, tuple[str, ...]]:
+    notes: list[str] = []
+    named = (("config", config.reference_mode), ("metadata", metadata.video_reference_mode))
+    for source, value in named:
+        if value is None:
+            continue
+        if isinstance(value, str) and value in set(ReferenceMode):
+            return _allow_mode(ReferenceMode(value), defaults), source, tuple(notes)
+        notes.append(f"{source} reference mode {str(value)[:40]!r} is none of the five, ignored")
+    present = {slot for slot in _FALLBACKS if _source(slot, config, metadata) is not None}
+    if defaults.media == "image":
+        present &= {"image"}
+    if {"first_frame", "last_frame"} <= present:
+        mode = ReferenceMode.BOTH
+    elif "first_frame" in present:
+        mode = ReferenceMode.START
+    elif "last_frame" in present:
+        mode = ReferenceMode.END
+    else:
+        mode = ReferenceMode.SINGLE if present else ReferenceMode.NONE
+    return mode, "inferred", tuple(notes)
+
+
+def _allow_mode(mode: ReferenceMode, defaults: JobDefaults) -> ReferenceMode:
+    if defaults.media == "image" and mode not in {ReferenceMode.NONE, ReferenceMode.SINGLE}:
+        raise InvalidJob("config.reference_mode", mode.value, "image jobs take none and single")
+    return mode
+
+
+def _source(slot: str, config: PayloadConfig, metadata: PayloadMetadata) -> str | None:
+    value = _first(getattr(config, slot), getattr(metadata, _FALLBACKS[slot]), default=None)
+    return None if value is None else str(value)
+
+
+def _reference(slot: str, mode: ReferenceMode, config: PayloadConfig, metadata: PayloadMetadata) -> str:
+    uri = _source(slot, config, metadata)
+    if uri is None:
+        allowed = f"reference mode {mode.value} needs it (or metadata.{_FALLBACKS[slot]}): a URL, a data: URI or a storage path"
+        raise InvalidJob(f"config.{slot}", None, allowed)
+    return uri
+
+
+def _denoise_strength(config: PayloadConfig, metadata: PayloadMetadata) -> float:
+    given = _first(metadata.denoise_strength, config.denoise_strength, default=None)
+    if given is not None:
+        return float(given)
+    kept = _first(metadata.reference_strength, config.reference_strength, default=None)
+    return DEFAULT_DENOISE_STRENGTH if kept is None else round(1 - float(kept), 6)
+
+
+def _size(config: PayloadConfig, defaults: JobDefaults) -> tuple[int, int]:
+    if config.resolution is not None and config.width is None and config.height is None and defaults.media == "image":
+        match = _RESOLUTION.match(config.resolution)
+        if match is None:
+            raise InvalidJob("config.resolution", config.resolution, "it must look like 480x832, width first")
+        return int(match[1]), int(match[2])
+    return _first(config.width, default=defaults.width), _first(config.height, default=defaults.height)
+
+
+def _frames(config: PayloadConfig, defaults: JobDefaults) -> int:
+    if defaults.media == "image" and config.frames not in {None, 1}:
+        raise InvalidJob("config.frames", config.frames, "image jobs have 1")
+    return int(_first(config.frames, default=defaults.frames))
+
+
+def _num_images(config: PayloadConfig, defaults: JobDefaults) -> int:
+    if defaults.media == "video" and config.num_images not in {None, 1}:
+        raise InvalidJob("config.num_images", config.num_images, "only image jobs make several; a video job makes 1")
+    return int(_first(config.num_images, default=1))
+
+
+def _lora(index: int, entry: LoraEntry) -> Lora:
+    name = _same({f"config.loras.{index}.name": entry.name, f"config.loras.{index}.path": entry.path}, None)
+    if not name:
+        raise InvalidJob(f"config.loras.{index}.name", None, "it must name a file in the allowed folder or repo@revision")
+    return Lora(name=name, scale=entry.scale)
+
+
+def _expiry(payload: Payload) -> float | None:
+    times = [time for name in ("deadline", "expires_at") if (time := _time(name, getattr(payload, name))) is not None]
+    return min(times, default=None)
+
+
+def _time(name: str, value: float | str | None) -> float | None:
+    if value is None or isinstance(value, int | float):
+        return value
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise InvalidJob(name, value, "it must be Unix seconds or an ISO 8601 time with its zone")
+    return moment.timestamp()
+
+
+def _check_size(model: ModelInfo, request: GenerationRequest) -> None:
+    bounds = model.bounds
+    for name, side in (("width", request.width), ("height", request.height)):
+        if side % bounds.multiple or not bounds.min_side <= side <= bounds.max_side:
+            allowed = f"model {model.name} takes multiples of {bounds.multiple} from {bounds.min_side} to {bounds.max_side}"
+            raise InvalidJob(f"config.{name}", side, allowed)
+    if request.width * request.height > bounds.max_pixels:
+        size = f"{request.width}x{request.height}"
+        raise InvalidJob("config.width, config.height", size, f"model {model.name} takes at most {bounds.max_pixels} pixels")
+    if request.frames > bounds.max_frames:
+        raise InvalidJob("config.frames", request.frames, f"model {model.name} makes 1 to {bounds.max_frames}")
+
+
+def _check_features(model: ModelInfo, request: GenerationRequest, *, subjects: int) -> None:
+    """Refuse by name what the model cannot do."""
+    if request.sample_solver not in model.solvers:
+        raise InvalidJob("config.sample_solver", request.sample_solver, f"model {model.name} has {_listed(model.solvers)}")
+    if request.preset not in model.presets:
+        raise InvalidJob("config.preset", request.preset, f"model {model.name} has {_listed(model.presets)}")
+    if request.loras and not model.loras:
+        raise UnsupportedRequest(f"config.loras: model {model.name} takes no adapters")
+    if subjects > model.max_subject_references:
+        most = model.max_subject_references
+        raise UnsupportedRequest(f"config.reference_images: {subjects} given, model {model.name} takes at most {most}")
+    image_to_image = request.media == "image" and request.reference_mode is ReferenceMode.SINGLE
+    if image_to_image and not model.image_to_image:
+        raise UnsupportedRequest(f"config.image: model {model.name} cannot do image-to-image")
+    if not image_to_image and request.reference_mode not in model.reference_modes:
+        modes = _listed(mode.value for mode in model.reference_modes)
+        raise UnsupportedRequest(f"config.reference_mode: model {model.name} does {modes}, not {request.reference_mode.value!r}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,194 @@
+"""Finding plugins, checking them, and keeping the broken ones apart.
+
+A plugin is what an entry point of the group ``wan_host`` names. One that cannot be imported, breaks the hook contract or offers
+a model name that is taken is *quarantined*: none of its hooks is called, and its record says why, with the distribution and its
+version. Nothing that a plugin does here takes the host down.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import inspect
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal, cast
+
+import pluggy
+
+from wan_host import hookspecs
+from wan_host.errors import PluginError
+from wan_host.model import ModelInfo
+
+ENTRY_POINT_GROUP = "wan_host"
+HOOK_NAMES = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec"))
+EMBEDDED_DEFAULT_MODEL = "tiny-wan"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginRecord:
+    """What is known of one plugin, working or not."""
+
+    name: str
+    distribution: str
+    version: str
+    status: Literal["ok", "disabled", "quarantined"]
+    error: str = ""
+    hooks: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    builtin: bool = False
+
+    @property
+    def origin(self) -> str:
+        """Name, distribution and version, as messages show them."""
+        return f"{self.name} ({self.distribution} {self.version})"
+
+
+@dataclass(slots=True)
+class PluginRegistry:
+    """The plugins of one process: the working ones registered in ``manager``, a record of every one, and their models."""
+
+    manager: pluggy.PluginManager
+    _records: dict[str, PluginRecord] = field(default_factory=dict)
+    _models: dict[str, ModelInfo] = field(default_factory=dict)
+    _providers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def records(self) -> tuple[PluginRecord, ...]:
+        """Every plugin that was found, by name."""
+        return tuple(self._records[name] for name in sorted(self._records))
+
+    @property
+    def models(self) -> Mapping[str, ModelInfo]:
+        """The models of all working plugins whose runner is there."""
+        names = {record.name for record in self._records.values() if record.status == "ok"}
+        return MappingProxyType({name: model for name, model in self._models.items() if model.runner in names})
+
+    @property
+    def orphans(self) -> Mapping[str, str]:
+        """Models that cannot run, with the reason."""
+        usable = self.models
+        return {
+            name: f"its runner, the plugin {model.runner!r}, is not installed or does not work"
+            for name, model in self._models.items()
+            if name not in usable
+        }
+
+    def missing(self, required: Iterable[str]) -> dict[str, str]:
+        """Return the required plugins that do not work, with the reason."""
+        reasons = {}
+        for name in required:
+            record = self._records.get(name)
+            if record is None:
+                reasons[name] = f"plugin {name} is required (WAN_HOST_REQUIRED_PLUGINS) but not installed"
+            elif record.status != "ok":
+                reasons[name] = f"plugin {record.origin} is required but {record.status}: {record.error or 'by setting'}"
+        return reasons
+
+    def default_model(self, setting: str | None) -> str | None:
+        """Return the model for jobs that name none: the setting, else the only one, else the embedded default, else None."""
+        if setting is not None:
+            return setting
+        names = [name for name, model in self.models.items() if model.kind == "generate"]
+        if len(names) == 1:
+            return names[0]
+        return EMBEDDED_DEFAULT_MODEL if EMBEDDED_DEFAULT_MODEL in names else None
+
+    def add(self, name: str, plugin: object, *, distribution: str, version: str, builtin: bool = False) -> None:
+        """Register a plugin object, or quarantine it."""
+        record = PluginRecord(name=name, distribution=distribution, version=version, status="ok", builtin=builtin)
+        try:
+            hooks = _check_hooks(plugin)
+            self.manager.register(plugin, name=name)
+            models = self._models_of(plugin, record) if "list_models" in hooks else {}
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a stranger's code raises
+            self.quarantine(record, error)
+            return
+        self._models.update(models)
+        self._providers.update(dict.fromkeys(models, record.origin))
+        self._records[name] = replace(record, hooks=hooks, models=tuple(models))
+
+    def quarantine(self, record: PluginRecord, error: BaseException) -> None:
+        """Record that a plugin does not work, and take back all of it that was registered."""
+        if self.manager.has_plugin(record.name):
+            self.manager.unregister(name=record.name)
+        for model in record.models:
+            del self._models[model], self._providers[model]
+        message = str(error).strip() or type(error).__name__
+        if not isinstance(error, PluginError):
+            message = f"{type(error).__name__}: {message}"
+        self._records[record.name] = replace(record, status="quarantined", error=message, hooks=(), models=())
+
+    def disable(self, record: PluginRecord) -> None:
+        """Record that a setting keeps a plugin out."""
+        self._records[record.name] = replace(record, status="disabled")
+
+    def _models_of(self, plugin: object, record: PluginRecord) -> dict[str, ModelInfo]:
+        offered: dict[str, ModelInfo] = {}
+        listing = next(impl.function for impl in self.manager.hook.list_models.get_hookimpls() if impl.plugin is plugin)
+        for model in cast("Iterable[object]", listing()):
+            if not isinstance(model, ModelInfo):
+                raise PluginError(f"list_models returned {type(model).__name__}, expected ModelInfo objects")
+            if model.name in offered:
+                raise PluginError(f"list_models offers the model {model.name!r} twice")
+            if model.name in self._providers:
+                taken = self._providers[model.name]
+                raise PluginError(f"the model name {model.name!r} of {record.origin} is taken by {taken}")
+            offered[model.name] = model
+        return offered
+
+
+def _check_hooks(plugin: object) -> tuple[str, ...]:
+    """Return the names of a plugin's hooks. Raises PluginError where it has none, an unknown one or an asynchronous one."""
+    names = []
+    for attribute in dir(plugin):
+        options = getattr(getattr(plugin, attribute, None), f"{hookspecs.PROJECT}_impl", None)
+        if options is None:
+            continue
+        name = options.get("specname") or attribute
+        if name not in HOOK_NAMES:
+            close = difflib.get_close_matches(name, HOOK_NAMES, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise PluginError(f"unknown hook {name}{hint}; the hooks are {', '.join(HOOK_NAMES)}")
+        if inspect.iscoroutinefunction(getattr(plugin, attribute)):
+            raise PluginError(f"hook {name} is asynchronous; hooks are plain functions, the host runs them in threads")
+        names.append(name)
+    if not names:
+        raise PluginError("it has no hooks: mark functions with @wan_host.hookimpl")
+    return tuple(names)
+
+
+def discover(*, builtins: Mapping[str, object] | None = None, disabled: Collection[str] = ()) -> PluginRegistry:
+    """Find and check all plugins of this environment, in the order of their names, after the host's own ``builtins``."""
+    from wan_host import __version__
+
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    registry = PluginRegistry(manager)
+    for name, plugin in (builtins or {}).items():
+        registry.add(name, plugin, distribution="wan-host", version=__version__, builtin=True)
+    entry_points = sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
+    for point in entry_points:
+        distribution = point.dist
+        record = PluginRecord(
+            name=point.name,
+            distribution=distribution.name if distribution else "unknown",
+            version=distribution.version if distribution else "unknown",
+            status="ok",
+        )
+        if point.name in disabled:
+            registry.disable(record)
+            continue
+        earlier = next((known for known in registry.records if known.name == point.name), None)
+        if earlier is not None:
+            clash = replace(record, name=f"{point.name}@{record.distribution}")
+            registry.quarantine(clash, PluginError(f"the plugin name {point.name!r} is taken by {earlier.origin}"))
+            continue
+        try:
+            plugin = point.load()
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a stranger's module raises
+            registry.quarantine(record, error)
+            continue
+        registry.add(record.name, plugin, distribution=record.distribution, version=record.version)
+    return registry

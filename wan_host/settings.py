@@ -1,0 +1,181 @@
+"""The settings of a worker: environment over ``wan-host.toml``, read once, frozen.
+
+The seed's variables keep their names; everything else is ``WAN_HOST_*``. Values that are empty count as not set, because
+that is how pods and compose files leave a variable out.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from wan_host.errors import SettingsError
+
+SETTINGS_FILE = "wan-host.toml"
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+def _seed_name(*names: str) -> Any:
+    return Field(default=None, validation_alias=AliasChoices(*names, *(name.lower() for name in names)))
+
+
+class Settings(BaseSettings):
+    """Every setting of the host. Times are seconds, sizes bytes unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WAN_HOST_",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        nested_model_default_partial_update=True,
+    )
+
+    data_dir: Path = Path("~/.local/share/wan-host")
+    worker_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", pattern=r"^[A-Za-z0-9._-]{1,128}$")
+
+    queue_url: str | None = None
+    queue_name: str = Field(default="wan_queue", pattern=r"^[^{}\s]{1,128}$")
+    upstash_redis_rest_url: str | None = _seed_name("UPSTASH_REDIS_REST_URL")
+    upstash_redis_rest_token: SecretStr | None = _seed_name("UPSTASH_REDIS_REST_TOKEN")
+    lease_seconds: float | None = Field(default=None, ge=3, le=3600)
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    max_entry_bytes: int = Field(default=1 << 20, ge=1024, le=10_000_000)
+    prefetch_seconds: float = Field(default=20, ge=0)
+
+    model: str | None = None
+    models_dir: Path | None = None
+    publisher: str = "local"
+    enhancer: str | None = None
+    enhance_failure: Literal["pass", "fail"] = "pass"
+    required_plugins: Names = ()
+    disabled_plugins: Names = ()
+    bucket: str = Field(default="workspace-temp", pattern=r"^[A-Za-z0-9._-]{1,100}$")
+
+    callback_url: str | None = None
+    job_callback_secret: SecretStr | None = _seed_name("JOB_CALLBACK_SECRET")
+    callback_timeout: float = Field(default=10, gt=0, le=300)
+    report_hours: float = Field(default=24, gt=0)
+
+    host: str | None = None
+    port: int = Field(default=7860, ge=0, le=65535)
+    wan_worker_api_key: SecretStr | None = _seed_name("WAN_WORKER_API_KEY")
+    runpod_pod_id: str | None = _seed_name("RUNPOD_POD_ID")
+    public_url: str | None = None
+    devices: str = "all"
+    vram_limit_gb: float | None = Field(default=None, gt=0)
+
+    max_prompt_characters: int = Field(default=4000, ge=1)
+    job_deadline: float = Field(default=3600, gt=0)
+    load_timeout: float = Field(default=900, gt=0)
+    step_timeout: float = Field(default=300, gt=0)
+    cancel_grace: float = Field(default=30, gt=0)
+    stop_grace: float = Field(default=25, ge=0)
+    reference_timeout: float = Field(default=30, gt=0)
+    reference_max_bytes: int = Field(default=20_000_000, gt=0)
+    reference_max_pixels: int = Field(default=50_000_000, gt=0)
+    reference_hosts: Names = ()
+    publish_timeout: float = Field(default=600, gt=0)
+    min_free_bytes: int = Field(default=500_000_000, ge=0)
+    log_prompts: bool = False
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("required_plugins", "disabled_plugins", "reference_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Read lists as arrays from the file and comma-separated from the environment."""
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("data_dir", "models_dir", mode="after")
+    @classmethod
+    def _expand(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @field_validator("queue_url", mode="after")
+    @classmethod
+    def _queue_scheme(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("callback_url", "public_url", "upstash_redis_rest_url", mode="after")
+    @classmethod
+    def _http_scheme(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the signature is pydantic-settings' own
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment first, then the file in the working directory (``WAN_HOST_CONFIG`` names another)."""
+        file = Path(os.environ.get("WAN_HOST_CONFIG") or SETTINGS_FILE)
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file))
+
+    @property
+    def models_path(self) -> Path:
+        """Where models are looked for by name."""
+        return self.models_dir or self.data_dir / "models"
+
+    @property
+    def outputs_path(self) -> Path:
+        """Where the local publisher puts files."""
+        return self.data_dir / "outputs"
+
+    @property
+    def bind_host(self) -> str:
+        """The address to listen on: all interfaces only where an API key protects the routes, or where a setting says so."""
+        if self.host is not None:
+            return self.host
+        return "0.0.0.0" if self.wan_worker_api_key is not None else "127.0.0.1"  # noqa: S104  # a pod's proxy needs it
+
+    @property
+    def url(self) -> str:
+        """The worker's public address, empty if none is known."""
+        if self.public_url:
+            return self.public_url.rstrip("/")
+        return f"https://{self.runpod_pod_id}-{self.port}.proxy.runpod.net" if self.runpod_pod_id else ""
+
+
+def load_settings() -> Settings:
+    """Read the settings. Raises SettingsError, one line that names the variable, the value and what is allowed."""
+    file = os.environ.get("WAN_HOST_CONFIG")
+    if file and not Path(file).is_file():
+        raise SettingsError(f"WAN_HOST_CONFIG: {file!r} is not a file")
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(_problem(item) for item in error.errors(include_url=False))
+        raise SettingsError(problems) from None
+    except ValueError as error:  # a settings file that is no TOML
+        raise SettingsError(f"{file or SETTINGS_FILE}: {error}") from error
+
+
+def _problem(item: Any) -> str:
+    name = str(item["loc"][0]) if item["loc"] else "settings"
+    variable = name.upper() if name.upper() in _SEED_NAMES else f"WAN_HOST_{name.upper()}"
+    shown = "(hidden)" if any(word in name for word in ("secret", "token", "key", "url")) else repr(item["input"])
+    return f"{variable}: {shown} is not allowed; {item['msg'].removeprefix('Value error, ')}"
+
+
+_SEED_NAMES = frozenset(
+    {
+        "UPSTASH_REDIS_REST_URL",
+        "UPSTASH_REDIS_REST_TOKEN",
+        "JOB_CALLBACK_SECRET",
+        "WAN_WORKER_API_KEY",
+        "RUNPOD_POD_ID",
+    }
+)
