@@ -1,0 +1,94 @@
+"""A job's clips: as many as asked for, of the size asked for, from the parameters given, whatever ran before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from wan_host_wan21.generation import generate
+from wan_host_wan21.sampling import generated_frames
+
+from wan_host import JobCancelled, ReferenceMode, References, UnsupportedRequest
+
+
+@pytest.mark.parametrize(("frames", "made"), [(1, 1), (2, 5), (5, 5), (6, 9), (81, 81), (82, 85), (83, 85)])
+def test_the_next_4k_plus_1_frames_are_generated(frames, made):
+    assert generated_frames(frames) == made
+
+
+@pytest.mark.parametrize("kind", ["t2v", "vace"])
+@pytest.mark.parametrize("frames", [1, 7, 9])
+def test_a_video_has_exactly_the_frames_and_size_asked_for(kind, frames, video, recorder, request):
+    model = request.getfixturevalue(kind)
+    made = generate(video(frames=frames), model, recorder())
+    (clip,) = made.clips
+    assert clip.frames.shape == (frames, 48, 32, 3)
+    assert clip.frames.dtype == np.uint8
+    assert clip.seed == 7
+    assert made.metadata["generated_frames"] == generated_frames(frames)
+
+
+def test_images_are_numbered_by_their_seeds(vace, image, recorder):
+    both = generate(image(num_images=2), vace, recorder())
+    second = generate(image(seed=8), vace, recorder())
+    assert [clip.seed for clip in both.clips] == [7, 8]
+    assert np.array_equal(both.clips[1].frames, second.clips[0].frames)
+    assert not np.array_equal(both.clips[0].frames, both.clips[1].frames)
+
+
+def test_every_parameter_has_an_effect(vace, video, recorder):
+    changes = [
+        {},
+        {"num_inference_steps": 4},
+        {"guidance_scale": 7.0},
+        {"sample_shift": 3.0},
+        {"sample_solver": "unipc"},
+        {"negative_prompt": "dark and small"},
+        {"prompt": "a blue square"},
+        {"seed": 8},
+        {"guidance_scale": 1.0},
+    ]
+    made = [generate(video(**change), vace, recorder()).clips[0].frames.tobytes() for change in changes]
+    assert len(set(made)) == len(changes)
+
+
+def test_the_same_request_gives_the_same_frames_whatever_ran_before(vace, video, image, recorder):
+    first = generate(video(), vace, recorder()).clips[0].frames
+    generate(image(sample_solver="unipc", seed=3), vace, recorder())
+    generate(video(frames=5, prompt="something else", num_inference_steps=2), vace, recorder())
+    assert np.array_equal(generate(video(), vace, recorder()).clips[0].frames, first)
+
+
+def test_steps_and_stages_are_told(vace, image, recorder):
+    context = recorder()
+    generate(image(num_images=2, prompt="a prompt of its own", num_inference_steps=2), vace, context)
+    assert [event for event in context.events if event.startswith("step")] == ["step 1/4", "step 2/4", "step 3/4", "step 4/4"]
+    stages = [event for event in context.events if event.startswith("stage")]
+    assert stages == ["stage text_encode", *["stage denoise", "stage decode"] * 2]
+    assert "encoding the prompt" in context.events
+    assert context.events.count("decoding") == 2
+
+
+@pytest.mark.parametrize("moment", ["encoding the prompt", "step 2/3", "decoding"])
+def test_a_cancel_ends_the_job_at_once_and_leaves_no_trace(moment, vace, video, recorder):
+    before = generate(video(), vace, recorder()).clips[0].frames
+    context = recorder(stop_at=moment, error=JobCancelled("stop"))
+    with pytest.raises(JobCancelled):
+        generate(video(prompt=f"cancelled at {moment}", seed=99), vace, context)
+    assert context.events[-1] == moment
+    assert all(kept is None for kept in vace.components.vae._feat_map)
+    assert np.array_equal(generate(video(), vace, recorder()).clips[0].frames, before)
+
+
+def test_a_mode_that_the_checkpoint_cannot_do_is_refused_with_one_that_can(t2v, video, picture, recorder):
+    wanted = video(reference_mode=ReferenceMode.START, references=References(first_frame=picture()))
+    with pytest.raises(UnsupportedRequest, match=r"start needs .*Wan-AI/Wan2.1-VACE-1.3B-diffusers"):
+        generate(wanted, t2v, recorder())
+
+
+def test_a_prompt_beyond_512_tokens_is_said_to_be_cut(vace, image, recorder):
+    assert "prompt_truncated_tokens" not in generate(image(), vace, recorder()).metadata
+    assert generate(image(prompt="x" * 600), vace, recorder()).metadata["prompt_truncated_tokens"] > 80
+
+
+def test_random_weights_are_said_to_be_random(vace, image, recorder):
+    assert generate(image(), vace, recorder()).metadata["random_weights"] is True

@@ -1,0 +1,118 @@
+"""Recognise a checkpoint by its small JSON files: what it is, what it can do, and what is missing. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from wan_host import ModelLoadFailed, ReferenceMode
+
+VACE_CHECKPOINT = "Wan-AI/Wan2.1-VACE-1.3B-diffusers"
+"""The one checkpoint that serves every mode: a text-to-video model plus its adapter (WanVACETransformer3DModel)."""
+
+_REQUIRED = ("tokenizer", "text_encoder", "transformer", "vae")
+_NATIVE_FILES = ("Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth")
+_TEXT_TO_VIDEO_CHANNELS = 16
+
+
+class Kind(StrEnum):
+    """What a checkpoint was trained for."""
+
+    T2V = "t2v"
+    VACE = "vace"
+    I2V = "i2v"
+    FLF2V = "flf2v"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A folder in the diffusers layout. ``heads`` tells the sizes apart: 12 at 1.3B, 40 at 14B."""
+
+    path: Path
+    kind: Kind
+    heads: int
+    random_weights: bool = False
+
+    @property
+    def reference_modes(self) -> frozenset[ReferenceMode]:
+        """The modes in which references condition the video."""
+        return REFERENCE_MODES[self.kind]
+
+    @property
+    def image_to_image(self) -> bool:
+        """Whether image jobs can start from an image: every model that denoises plain latents can."""
+        return self.kind in {Kind.T2V, Kind.VACE}
+
+
+REFERENCE_MODES: dict[Kind, frozenset[ReferenceMode]] = {
+    Kind.T2V: frozenset({ReferenceMode.NONE}),
+    Kind.VACE: frozenset({ReferenceMode.NONE}),
+}
+
+
+def recognise(path: Path) -> Checkpoint:
+    """Read a folder's JSON files and say what it is. Raise ModelLoadFailed, naming what is wrong, where it cannot be used."""
+    if not path.is_dir():
+        raise ModelLoadFailed(f"{path} is no folder; a model's path is a folder in the diffusers layout (model_index.json)")
+    if not (path / "model_index.json").is_file():
+        if is_native(path):
+            raise ModelLoadFailed(
+                f"{path} holds Wan's native layout; `wan-host models import {path}` turns it into the diffusers layout"
+            )
+        raise ModelLoadFailed(f"{path} has no model_index.json, so it is no checkpoint in the diffusers layout")
+    index = read_json(path / "model_index.json")
+    missing = [name for name in _REQUIRED if not (path / name).is_dir()]
+    if missing:
+        raise ModelLoadFailed(f"{path} is incomplete: {', '.join(missing)} missing")
+    for name in ("text_encoder", "transformer", "vae"):
+        _check_weights(path / name)
+    config = read_json(path / "transformer" / "config.json")
+    kind = _kind(config)
+    if kind not in REFERENCE_MODES:
+        raise ModelLoadFailed(f"{path} is an {kind.upper()} checkpoint, which this plugin does not run; {VACE_CHECKPOINT} is one")
+    return Checkpoint(
+        path=path,
+        kind=kind,
+        heads=int(config.get("num_attention_heads", 0)),
+        random_weights=bool(index.get("_random_weights", False)),
+    )
+
+
+def is_native(path: Path) -> bool:
+    """Whether a folder holds Wan's own layout, as the original repository's checkpoints have it."""
+    return any((path / name).is_file() for name in _NATIVE_FILES)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file. Raise ModelLoadFailed where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelLoadFailed(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelLoadFailed(f"{path} holds no JSON object")
+    return value
+
+
+def _kind(config: dict[str, Any]) -> Kind:
+    if config.get("_class_name") == "WanVACETransformer3DModel":
+        return Kind.VACE
+    if config.get("in_channels", _TEXT_TO_VIDEO_CHANNELS) == config.get("out_channels", _TEXT_TO_VIDEO_CHANNELS):
+        return Kind.T2V
+    # FLF2V learns positions for two images (convert_wan_to_diffusers.py); I2V and Fun-InP have one.
+    return Kind.I2V if config.get("pos_embed_seq_len") is None else Kind.FLF2V
+
+
+def _check_weights(folder: Path) -> None:
+    """Raise ModelLoadFailed where an index names a shard that is not there, or where there are no safetensors at all."""
+    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    for index in indexes:
+        shards = set(read_json(index).get("weight_map", {}).values())
+        lost = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if lost:
+            raise ModelLoadFailed(f"{folder} is incomplete: {', '.join(lost)} missing")
+    if not indexes and not any(folder.glob("*.safetensors")):
+        raise ModelLoadFailed(f"{folder} holds no safetensors; pickled weights are not loaded")

@@ -1,0 +1,51 @@
+"""Prompt embeddings, kept for the prompts used last: the negative prompt above all is the same in most jobs."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from wan_host_wan21.components import Components
+
+MAX_TOKENS = 512
+"""Length that Wan was trained with. ``encode_prompt`` defaults to 226 but the pipelines pass 512: it must be said."""
+
+_KEPT = 32
+"""At UMT5-XXL in bfloat16 one entry takes 4 MiB."""
+
+
+class PromptEmbeddings:
+    """Encodes texts to tensors of shape (1, 512, text_dim) and keeps the last 32 of them on the device."""
+
+    def __init__(self, components: Components, device: torch.device) -> None:
+        """Take tokenizer and text encoder from ``components``."""
+        from diffusers import WanPipeline
+
+        self._encoder = WanPipeline(
+            tokenizer=components.tokenizer, text_encoder=components.text_encoder, vae=None, scheduler=None, transformer=None
+        )
+        self._tokenizer = components.tokenizer
+        self._device = device
+        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def encode(self, text: str) -> torch.Tensor:
+        """Return the embedding of one text. Call under ``torch.no_grad``: an embedding that carries a graph must not be kept."""
+        found = self._kept.get(text)
+        if found is None:
+            found, _ = self._encoder.encode_prompt(
+                prompt=text, do_classifier_free_guidance=False, max_sequence_length=MAX_TOKENS, device=self._device
+            )
+            self._kept[text] = found
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(text)
+        return found
+
+    def tokens(self, text: str) -> int:
+        """Return the number of tokens of a text, its end marker included; those beyond 512 have no effect."""
+        from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+        return len(self._tokenizer(prompt_clean(text), truncation=False, verbose=False).input_ids)

@@ -1,0 +1,187 @@
+"""Checkpoints with random weights: Wan's real classes, at the real size or tiny, for trying things without any download.
+
+What such a checkpoint makes is noise. Its model card and ``model_index.json`` say so, and so does every report.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wan_host_wan21.checkpoint import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import torch
+
+_CARD = """---
+tags: [wan, random-weights]
+---
+# Random weights
+
+The modules of this checkpoint have the architecture of Wan 2.1 {kind} ({size}) and **random weights**: what it generates is
+noise. It serves to try loading, memory and speed. Made by `wan-host models fake` with seed {seed}.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """Dimensions of a checkpoint; ``text_dim`` is the text encoder's width too. VACE has a block before every second layer."""
+
+    name: str
+    heads: int
+    head_dim: int
+    ffn_dim: int
+    layers: int
+    text_dim: int
+    text_layers: int
+    text_heads: int
+    text_head_dim: int
+    text_ffn_dim: int
+    vocabulary: int
+    vae_base: int
+    vae_multipliers: tuple[int, ...]
+    vae_res_blocks: int
+
+
+# convert_wan_to_diffusers.py get_transformer_config, umt5-xxl's config.json, and the defaults of AutoencoderKLWan.
+REAL = Size(
+    name="1.3b",
+    heads=12,
+    head_dim=128,
+    ffn_dim=8960,
+    layers=30,
+    text_dim=4096,
+    text_layers=24,
+    text_heads=64,
+    text_head_dim=64,
+    text_ffn_dim=10240,
+    vocabulary=256384,
+    vae_base=96,
+    vae_multipliers=(1, 2, 4, 4),
+    vae_res_blocks=2,
+)
+TINY = Size(
+    name="tiny",
+    heads=2,
+    head_dim=12,
+    ffn_dim=32,
+    layers=2,
+    text_dim=32,
+    text_layers=2,
+    text_heads=2,
+    text_head_dim=16,
+    text_ffn_dim=32,
+    vocabulary=384,
+    vae_base=3,
+    vae_multipliers=(1, 1, 1, 1),
+    vae_res_blocks=1,
+)
+SIZES = {size.name: size for size in (REAL, TINY)}
+
+
+def write_checkpoint(
+    path: Path,
+    kind: Kind,
+    size: Size,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    progress: Callable[[str], None] = print,
+) -> None:
+    """Write a complete folder in the diffusers layout; ``dtype`` None keeps float32. Parts are built and saved one by one."""
+    import torch
+
+    path.mkdir(parents=True, exist_ok=True)
+    _tokenizer().save_pretrained(path / "tokenizer")
+    parts: tuple[tuple[str, Callable[[], Any]], ...] = (
+        ("text_encoder", lambda: _text_encoder(size)),
+        ("vae", lambda: _vae(size)),
+        ("transformer", lambda: _transformer(kind, size)),
+    )
+    for name, build in parts:
+        progress(name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = build()
+        if dtype is not None:
+            module = module.to(dtype)
+        module.save_pretrained(path / name, safe_serialization=True)
+        del module
+    _scheduler().save_pretrained(path / "scheduler")
+    pipeline = "WanVACEPipeline" if kind is Kind.VACE else "WanPipeline"
+    index = {
+        "_class_name": pipeline,
+        "_diffusers_version": "0.42.1",
+        "_random_weights": True,
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "tokenizer": ["transformers", "T5TokenizerFast"],
+        "transformer": ["diffusers", "WanVACETransformer3DModel" if kind is Kind.VACE else "WanTransformer3DModel"],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+    }
+    (path / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (path / "README.md").write_text(_CARD.format(kind=kind.upper(), size=size.name, seed=seed), encoding="utf-8")
+
+
+def _transformer(kind: Kind, size: Size) -> Any:
+    from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
+
+    config: dict[str, Any] = {
+        "patch_size": (1, 2, 2),
+        "num_attention_heads": size.heads,
+        "attention_head_dim": size.head_dim,
+        "in_channels": 16,
+        "out_channels": 16,
+        "text_dim": size.text_dim,
+        "freq_dim": 256,
+        "ffn_dim": size.ffn_dim,
+        "num_layers": size.layers,
+    }
+    if kind is Kind.VACE:
+        return WanVACETransformer3DModel(**config, vace_layers=list(range(0, size.layers, 2)), vace_in_channels=96)
+    return WanTransformer3DModel(**config)
+
+
+def _vae(size: Size) -> Any:
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan(
+        base_dim=size.vae_base, dim_mult=list(size.vae_multipliers), num_res_blocks=size.vae_res_blocks, z_dim=16
+    )
+
+
+def _text_encoder(size: Size) -> Any:
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    return UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=size.vocabulary,
+            d_model=size.text_dim,
+            d_kv=size.text_head_dim,
+            d_ff=size.text_ffn_dim,
+            num_layers=size.text_layers,
+            num_heads=size.text_heads,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+        )
+    )
+
+
+def _tokenizer() -> Any:
+    """Return a tokenizer of single Latin characters, with UMT5's special tokens at their numbers; all else is unknown to it."""
+    from transformers import T5TokenizerFast
+
+    # The mark of a word's start is worse than any letter, so that it stands alone before the letters.
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), ("\u2581", -2.0)]
+    vocabulary += [(chr(code), -1.0) for code in (*range(0x21, 0x7F), *range(0xA1, 0x180))]
+    return T5TokenizerFast(vocab=vocabulary, extra_ids=0)
+
+
+def _scheduler() -> Any:
+    from diffusers import UniPCMultistepScheduler
+
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)

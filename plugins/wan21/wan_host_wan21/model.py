@@ -1,0 +1,113 @@
+"""A loaded model: its components, the pipelines over them, and what must be put back after a job."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wan_host import OutOfMemory
+from wan_host_wan21.checkpoint import Checkpoint, recognise
+from wan_host_wan21.components import Components, load_components
+from wan_host_wan21.embeddings import PromptEmbeddings
+from wan_host_wan21.settings import Wan21Settings, read_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from wan_host import LaneContext, ModelInfo
+
+
+class Wan21:
+    """What ``load_model`` returns. One job at a time: a lane calls its hooks one after another.
+
+    The pipelines are constructed over shared components, never with ``from_pipe``, which casts every module to float32
+    (diffusers 0.42.1, pipeline_utils.py:2127). None of them has the text encoder: prompts arrive as embeddings.
+    """
+
+    def __init__(
+        self, info: ModelInfo, checkpoint: Checkpoint, components: Components, device: str, settings: Wan21Settings
+    ) -> None:
+        """``device`` as torch names it."""
+        import torch
+        from diffusers import WanPipeline, WanVideoToVideoPipeline
+
+        from wan_host_wan21.vace import VacePipeline
+
+        self.info, self.checkpoint, self.components, self.settings = info, checkpoint, components, settings
+        self.device = torch.device(device)
+        self.embeddings = PromptEmbeddings(components, self.device)
+        shared: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": components.vae, "scheduler": None}
+        self.text_to_video = WanPipeline(transformer=components.plain, **shared)
+        self.image_to_image = WanVideoToVideoPipeline(transformer=components.plain, **shared)
+        self.conditioned = VacePipeline(transformer=components.transformer, **shared) if components.adapter else None
+        for pipeline in self.pipelines():
+            pipeline.set_progress_bar_config(disable=True)
+        self._context: LaneContext | None = None
+        self._watch()
+
+    def pipelines(self) -> tuple[Any, ...]:
+        """Return every pipeline of this checkpoint."""
+        pipelines = (self.text_to_video, self.image_to_image, self.conditioned)
+        return tuple(pipeline for pipeline in pipelines if pipeline is not None)
+
+    @contextmanager
+    def job(self, context: LaneContext) -> Iterator[None]:
+        """Run a job inside: pieces of work report to ``context``, and the state is as before when it ends, however it ends.
+
+        Raise OutOfMemory where the device's memory was too small.
+        """
+        import torch
+
+        self._context = context
+        try:
+            with torch.no_grad():
+                yield
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(f"{self.info.name} on {self.device}: {error}") from error
+        finally:
+            self._context = None
+            self.reset()
+
+    def reset(self) -> None:
+        """Drop what a raised cancel leaves behind: caches of the transformer's hooks, and the VAE's feature maps."""
+        for pipeline in self.pipelines():
+            pipeline.maybe_free_model_hooks()
+        self.components.vae.clear_cache()
+
+    def close(self) -> None:
+        """Give the memory back."""
+        import gc
+
+        import torch
+
+        for name in ("text_to_video", "image_to_image", "conditioned", "components", "embeddings"):
+            self.__dict__.pop(name, None)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
+
+    def _watch(self) -> None:
+        """Report, and stop where the job was cancelled, between layers of the text encoder and chunks of the VAE."""
+        vae, encoder = self.components.vae, self.components.text_encoder.encoder
+        for note, modules in (
+            ("encoding the prompt", encoder.block),
+            ("encoding with the VAE", [vae.encoder]),
+            ("decoding", [vae.decoder]),
+        ):
+            for module in modules:
+                module.register_forward_pre_hook(lambda *_, note=note: self._progress(note))
+
+    def _progress(self, note: str) -> None:
+        if self._context is not None:
+            self._context.progress(note)
+
+
+def load(info: ModelInfo, context: LaneContext) -> Wan21:
+    """Load the folder at ``info.path``. Raise ModelLoadFailed where it is no usable checkpoint."""
+    checkpoint = recognise(Path(info.path).expanduser())
+    with context.stage("load"):
+        components = load_components(checkpoint, context)
+    return Wan21(info, checkpoint, components, context.device, read_settings())

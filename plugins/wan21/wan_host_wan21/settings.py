@@ -1,0 +1,73 @@
+"""The plugin's settings: ``WAN_HOST_WAN21_*`` in the environment over the table ``[wan21]`` of ``wan-host.toml``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from wan_host import SettingsError
+
+_PREFIX = "WAN_HOST_WAN21_"
+_FILE = "wan-host.toml"
+
+
+def _of_host(name: str) -> AliasChoices:
+    """Accept the plugin's own variable, else the host's."""
+    return AliasChoices(_PREFIX + name.upper(), f"WAN_HOST_{name.upper()}", name)
+
+
+class Wan21Settings(BaseSettings):
+    """What environment and file say. ``models_dir`` is searched for checkpoints; it defaults to ``models`` in the data folder."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True
+    )
+
+    data_dir: Path = Field(default=Path("~/.local/share/wan-host"), validation_alias=_of_host("data_dir"))
+    models_dir: Path | None = Field(default=None, validation_alias=_of_host("models_dir"))
+    pin_frames: bool = True
+    """Make the first and last frame equal to their references; see ``pinning``."""
+
+    @field_validator("data_dir", "models_dir", mode="after")
+    @classmethod
+    def _expand(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @property
+    def models_path(self) -> Path:
+        """The folder to search for checkpoints by name."""
+        return self.models_dir or self.data_dir / "models"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the signature is pydantic-settings' own
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment, then the plugin's table of the file, then the file's top level, where the host's folders stand."""
+        file = Path(os.environ.get("WAN_HOST_CONFIG") or _FILE)
+        table = TomlConfigSettingsSource(settings_cls, file, toml_table_header=("wan21",))
+        return (init_settings, env_settings, table, TomlConfigSettingsSource(settings_cls, file))
+
+
+def read_settings() -> Wan21Settings:
+    """Read the settings. Raise SettingsError with one line that names what is wrong."""
+    try:
+        return Wan21Settings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(_problem(problem) for problem in error.errors(include_url=False))) from None
+    except ValueError as error:  # a settings file that is no TOML
+        raise SettingsError(f"{os.environ.get('WAN_HOST_CONFIG') or _FILE}: {error}") from error
+
+
+def _problem(problem: object) -> str:
+    location, given, message = (problem[key] for key in ("loc", "input", "msg"))  # type: ignore[index]  # pydantic's ErrorDetails
+    name = ".".join(str(part) for part in location)
+    variable = name if name.startswith("WAN_HOST_") else _PREFIX + name.upper()
+    return f"{variable}: {given!r} is not allowed; {message.removeprefix('Value error, ')}"
