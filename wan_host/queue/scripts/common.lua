@@ -1,0 +1,145 @@
+-- common.lua: put in front of every other script. It holds what they share and nothing that is called by itself.
+--
+-- KEYS[1]  the producers' list, `wan_queue`; every other key is `{wan_queue}:...` and so in the same cluster slot
+-- ARGV[1]  request id: a repetition of the same request changes nothing more and is answered the same
+-- ARGV[2]  seconds that a finished job, a dead letter or a report is kept (R); live keys are kept four times as long
+--
+--   {wan_queue}:meta           hash    schema, epoch (drawn when the server was empty), touched
+--   {wan_queue}:intake         list    entries that a blocking read has taken from the producers' list
+--   {wan_queue}:stream:<p>     stream  waiting and leased jobs of priority p (field id), consumer group `workers`
+--   {wan_queue}:leases:<p>     zset    claimed and running jobs by the end of their lease (ms)
+--   {wan_queue}:delayed:<p>    zset    jobs that were handed back, by the time of their next attempt (ms)
+--   {wan_queue}:job:<id>       hash    the job's state and payload
+--   {wan_queue}:jobs           zset    ids by the time of intake (ms), for listings
+--   {wan_queue}:cancelling     set     ids of claimed and running jobs that somebody wants cancelled
+--   {wan_queue}:outbox         zset    ids whose terminal report is due at that time (ms)
+--   {wan_queue}:dead           stream  dead letters
+--   {wan_queue}:workers        zset    worker ids by the time they were seen (ms)
+--   {wan_queue}:worker:<id>    hash    what a worker says about itself
+--   {wan_queue}:request:<id>   string  the answer to a request that must not act twice (5 minutes)
+--
+-- Times are the server's, in ms. Numbers that may exceed 2^31 go through int(): tostring() would write 1.79e+15.
+
+local SCHEMA = '1'
+local GROUP = 'workers'
+local DEAD_LETTERS = '10000'
+local request, retention = ARGV[1], tonumber(ARGV[2])
+local live = retention * 4
+local root = '{' .. KEYS[1] .. '}:'
+local META, INTAKE, JOBS, CANCELLING = root .. 'meta', root .. 'intake', root .. 'jobs', root .. 'cancelling'
+local OUTBOX, DEAD, WORKERS = root .. 'outbox', root .. 'dead', root .. 'workers'
+local REQUEST = root .. 'request:' .. request
+local clock = redis.call('TIME')
+local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+local now = math.floor(now_us / 1000)
+
+local schema = redis.call('HGET', META, 'schema')
+if schema and schema ~= SCHEMA then
+  return redis.error_reply('WANHOSTSCHEMA the queue was written by another version of wan-host: its schema is '
+    .. schema .. ', this version knows ' .. SCHEMA)
+end
+
+local function int(number) return string.format('%.0f', number) end
+local function job_key(id) return root .. 'job:' .. id end
+local function stream_key(priority) return root .. 'stream:' .. priority end
+local function leases_key(priority) return root .. 'leases:' .. priority end
+local function delayed_key(priority) return root .. 'delayed:' .. priority end
+local function keep(key) redis.call('EXPIRE', key, int(live)) end
+
+-- The fields of a hash as a table; a missing field is ''.
+local function fields(key, ...)
+  local values = redis.call('HMGET', key, ...)
+  local found = {}
+  for i, name in ipairs({...}) do found[name] = values[i] or '' end
+  return found
+end
+
+-- Fencing tokens and sequence numbers follow the clock, so that they go on rising when a server comes back empty:
+-- tokens in microseconds (below 2^53), sequence numbers in seconds (below 2^31 until 2038).
+local function next_token(job) return int(math.max((tonumber(redis.call('HGET', job, 'token')) or 0) + 1, now_us)) end
+local function next_sequence(job, used)
+  local last = tonumber(redis.call('HGET', job, 'sequence')) or 0
+  local first = math.max(last + 1, math.floor(now / 1000))
+  redis.call('HSET', job, 'sequence', int(first + (used or 1) - 1))
+  return int(first)
+end
+
+-- Put a job into the stream of its priority; its hash must already say everything but status and entry.
+local function enqueue(id, priority)
+  local stream = stream_key(priority)
+  if redis.call('EXISTS', stream) == 0 then redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM') end
+  local entry = redis.call('XADD', stream, '*', 'id', id)
+  redis.call('HSET', job_key(id), 'status', 'waiting', 'entry', entry, 'priority', priority)
+  keep(stream)
+  keep(job_key(id))
+  redis.call('ZADD', JOBS, 'NX', int(now), id)
+  keep(JOBS)
+end
+
+-- Take a job out of everything that hands out work.
+local function dequeue(id, priority, entry)
+  if entry ~= '' then
+    redis.call('XACK', stream_key(priority), GROUP, entry)
+    redis.call('XDEL', stream_key(priority), entry)
+  end
+  redis.call('ZREM', leases_key(priority), id)
+  redis.call('ZREM', delayed_key(priority), id)
+  redis.call('SREM', CANCELLING, id)
+end
+
+-- 'ours', or why not: 'gone' when the server has no memory of the job, 'lost' when the token is not the newest one.
+local function holder(id, token)
+  local state = fields(job_key(id), 'status', 'token')
+  if state.status == '' then return 'gone' end
+  if state.token == token and (state.status == 'claimed' or state.status == 'running') then return 'ours' end
+  return 'lost'
+end
+
+-- Let the terminal report that the hash holds be delivered, from `due` (ms) on.
+local function send_report(id, due)
+  redis.call('HSET', job_key(id), 'report_state', 'pending', 'report_tries', '0', 'report_error', '', 'report_note', '',
+    'report_since', int(now))
+  redis.call('ZADD', OUTBOX, int(due), id)
+  keep(OUTBOX)
+end
+
+local function is_utf8(text)
+  if not text:find('[\128-\255]') then return true end
+  text = text:gsub('[\194-\223][\128-\191]', '.')
+  text = text:gsub('\224[\160-\191][\128-\191]', '.')
+  text = text:gsub('[\225-\236\238\239][\128-\191][\128-\191]', '.')
+  text = text:gsub('\237[\128-\159][\128-\191]', '.')
+  text = text:gsub('\240[\144-\191][\128-\191][\128-\191]', '.')
+  text = text:gsub('[\241-\243][\128-\191][\128-\191][\128-\191]', '.')
+  text = text:gsub('\244[\128-\143][\128-\191][\128-\191]', '.')
+  return not text:find('[\128-\255]')
+end
+
+-- The first kilobyte, always valid UTF-8: a REST client fails on anything else after the entry is gone.
+local function head_of(text)
+  local cut = text:sub(1, 1024)
+  for _ = 1, 4 do
+    if is_utf8(cut) then return cut end
+    cut = cut:sub(1, -2)
+  end
+  return (text:sub(1, 1024):gsub('[\128-\255]', '?'))
+end
+
+-- Write a dead letter and return its stream id.
+local function bury(id, reason, problem, head, size)
+  local letter = redis.call('XADD', DEAD, 'MAXLEN', '~', DEAD_LETTERS, '*', 'id', id, 'reason', reason, 'error', problem,
+    'head', head, 'size', size)
+  redis.call('XTRIM', DEAD, 'MINID', '~', int(now - retention * 1000))
+  redis.call('EXPIRE', DEAD, int(retention))
+  return letter
+end
+
+-- Requests that must not act twice leave their answer behind for five minutes.
+local function remembered()
+  local answer = redis.call('GET', REQUEST)
+  return answer and cjson.decode(answer)
+end
+local function remember(answer)
+  redis.call('SET', REQUEST, cjson.encode(answer), 'EX', '300')
+  return answer
+end

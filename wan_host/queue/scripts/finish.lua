@@ -1,0 +1,29 @@
+-- finish.lua: the end of a job: terminal state, report, acknowledgement and dead letter, all or nothing.
+--
+-- ARGV[3]  job id    ARGV[4]  token    ARGV[5]  published | failed | cancelled
+-- ARGV[6]  report (JSON, or '')        ARGV[7]  result (JSON, or '')    ARGV[8]  error (JSON, or '')
+-- ARGV[9]  reason for a dead letter, or ''
+-- ARGV[10] time (ms) that the caller has for delivering the report itself before others may
+-- reply    {'ours', sequence, now} or {'gone'} or {'lost'}
+
+local id, token, status, report = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local job = job_key(id)
+local state = fields(job, 'finished_token', 'report_sequence', 'entry', 'priority', 'payload', 'head', 'size')
+if state.finished_token == token then return {'ours', state.report_sequence, int(now)} end
+local standing = holder(id, token)
+if standing ~= 'ours' then return {standing} end
+
+local sequence = next_sequence(job)
+dequeue(id, state.priority, state.entry)
+if report == '' and status == 'published' then status = 'completed' end
+redis.call('HSET', job, 'status', status, 'finished_token', token, 'finished_at', int(now), 'report_sequence', sequence,
+  'report', report, 'result', ARGV[7], 'error', ARGV[8])
+redis.call('HDEL', job, 'cancel')
+if report ~= '' then send_report(id, now + tonumber(ARGV[10])) end
+if ARGV[9] ~= '' then
+  local head = state.head ~= '' and state.head or head_of(state.payload)
+  redis.call('HSET', job, 'dead', bury(id, ARGV[9], ARGV[8], head, state.size == '' and '0' or state.size))
+end
+if (status == 'published' or status == 'completed') and #state.payload > 16384 then redis.call('HDEL', job, 'payload') end
+redis.call('EXPIRE', job, int(retention))
+return {'ours', sequence, int(now)}

@@ -1,0 +1,254 @@
+-- poll.lua: everything that a worker wants to know and have, in one command. It moves entries from the producers' list into
+-- the streams, hands out due and waiting jobs (expired leases and deferred ones before new ones, highest priority first),
+-- notes that the worker lives, and says what else is to be done.
+--
+-- ARGV[3]  worker id, or '' for a visitor (the command line)    ARGV[4]  lease (ms)
+-- ARGV[5]  jobs wanted                                          ARGV[6]  entries to move at most
+-- ARGV[7]  size limit of an entry (bytes)                       ARGV[8]  randomness, for seeds and the epoch
+-- ARGV[9]  JSON that the worker says about itself, or ''
+-- reply    {now, epoch, waiting, next due (ms from now, -1: nothing), reports due, moved,
+--           claims {{id, token, attempts, runs, seed, queued_at, priority, entry, cancelled, problem, payload}...},
+--           poisoned {{letter, id, reason, size, head}...}, duplicates {{id, status, 'dropped'|'reported'|'rerun'}...},
+--           cancelled {id...}}
+
+local worker, lease, wanted, limit, entry_limit = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local BYTES_A_POLL = 8388608
+local claims, poisoned, duplicates = {}, {}, {}
+
+-- The value of a JSON text, or nil. Half a surrogate pair, which JavaScript writes when it cuts an emoji, is no reason to
+-- lose the job: what is read here (id, priority, whether there is a seed) does not depend on it, and the payload stays as it is.
+local function parse(text)
+  local ok, value = pcall(cjson.decode, text)
+  if ok then return value end
+  local mended = text:gsub('\\\\', '\1\1'):gsub('\\u[dD][89a-fA-F]%x%x', '\\ufffd'):gsub('\1\1', '\\\\')
+  ok, value = pcall(cjson.decode, mended)
+  if ok then return value end
+  return nil
+end
+
+-- The JSON text of the job's object, as the producer wrote it, and its value; or nil and the reason. The text is never encoded
+-- anew: cjson would turn [] into {} and 2^53+1 into 2^53.
+local function unwrap(text)
+  for _ = 1, 4 do
+    local first = text:match('^[ \t\r\n]*(.)')
+    local value = parse(text)
+    if value == nil then return nil, 'not_json' end
+    if first == '{' then return text, value end
+    if first == '"' then
+      text = value
+    elseif first == '[' and #value == 1 and type(value[1]) == 'string' then
+      text = value[1]
+    elseif first == '[' and #value == 1 and type(value[1]) == 'table' then
+      text = text:match('^[ \t\r\n]*%[(.*)%][ \t\r\n]*$')
+    else
+      return nil, 'not_an_object'
+    end
+  end
+  return nil, 'not_an_object'
+end
+
+local function table_or_empty(value) return type(value) == 'table' and value or {} end
+local function given(value) return value ~= nil and value ~= cjson.null end
+
+local function poison(text, reason)
+  local head = head_of(text)
+  local letter = bury('', reason, '', head, int(#text))
+  poisoned[#poisoned + 1] = {letter, '', reason, int(#text), head}
+end
+
+local function take_in(text)
+  local payload, value = unwrap(text)
+  if not payload then return poison(text, #text > entry_limit and 'too_large' or value) end
+  local id = value.id
+  if type(id) ~= 'string' then return poison(text, given(id) and 'invalid_id' or 'no_id') end
+  if #id > 128 or id == '.' or id == '..' or not id:match('^[A-Za-z0-9._%-]+$') then return poison(text, 'invalid_id') end
+
+  local job = job_key(id)
+  local known = fields(job, 'status', 'report', 'dead', 'report_state')
+  local status = known.status
+  if status ~= '' and status ~= 'failed' then
+    local action = 'dropped'
+    if known.report ~= '' and (status == 'completed' or status == 'report_refused' or status == 'cancelled') then
+      if known.report_state ~= 'pending' then
+        if status == 'report_refused' then redis.call('HSET', job, 'status', 'published') end
+        redis.call('HSET', job, 'report_sequence', next_sequence(job))
+        send_report(id, now)
+      end
+      action = 'reported'
+    end
+    duplicates[#duplicates + 1] = {id, status, action}
+    return
+  end
+  if status == 'failed' then
+    if known.dead ~= '' then redis.call('XDEL', DEAD, known.dead) end
+    redis.call('ZREM', OUTBOX, id)
+    redis.call('HDEL', job, 'error', 'result', 'progress', 'report', 'report_state', 'dead', 'cancel', 'problem', 'head', 'size',
+      'finished_at', 'started_at', 'claimed_at', 'worker', 'seed')
+    duplicates[#duplicates + 1] = {id, status, 'rerun'}
+  end
+
+  local problem = ''
+  if #text > entry_limit then problem = 'too_large' elseif not is_utf8(payload) then problem = 'not_utf8' end
+  if problem ~= '' then
+    redis.call('HSET', job, 'problem', problem, 'head', head_of(payload))
+    payload = cjson.encode({id = id})
+  end
+  local seed = ''
+  if not (given(table_or_empty(value.config).seed) or given(value.seed) or given(table_or_empty(value.metadata).seed)) then
+    seed = int(tonumber(redis.sha1hex(ARGV[7] .. id):sub(1, 8), 16) % 2147483640)
+  end
+  local priority = value.priority
+  if type(priority) ~= 'number' or priority < 0 or priority > 9 or priority ~= math.floor(priority) then priority = 0 end
+  redis.call('HSET', job, 'payload', payload, 'size', int(#text), 'seed', seed, 'attempts', '0', 'queued_at', int(now))
+  redis.call('ZADD', JOBS, int(now), id)
+  enqueue(id, int(priority))
+end
+
+-- Lease a waiting, deferred or abandoned job to the caller.
+local function claim(id, priority)
+  local job = job_key(id)
+  local state = fields(job, 'status', 'entry', 'attempts', 'runs', 'seed', 'queued_at', 'cancel', 'problem')
+  local token = next_token(job)
+  redis.call('ZREM', delayed_key(priority), id)
+  redis.call('ZADD', leases_key(priority), int(now + lease), id)
+  keep(leases_key(priority))
+  redis.call('HSET', job, 'status', 'claimed', 'token', token, 'worker', worker, 'claimed_at', int(now))
+  keep(job)
+  claims[#claims + 1] = {id, token, state.attempts, state.runs, state.seed, state.queued_at, priority, state.entry, state.cancel,
+    state.problem, ''}
+end
+
+-- Jobs of this priority whose lease has ended or whose delay is over.
+local function claim_due(priority, key)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', int(now), 'LIMIT', '0', int(wanted - #claims))) do
+    local entry = redis.call('HGET', job_key(id), 'entry')
+    if entry then
+      redis.call('XCLAIM', stream_key(priority), GROUP, worker, '0', entry)
+      claim(id, priority)
+    else
+      redis.call('ZREM', key, id)
+    end
+  end
+end
+
+-- Jobs of this priority that nobody has had yet. Entries whose job is held or delayed elsewhere (it was restored after the
+-- server had come back empty) are passed over; entries that no job knows are removed, and one whose state has expired is told.
+local function claim_new(priority)
+  local stream = stream_key(priority)
+  for _ = 1, 64 do
+    if #claims >= wanted then return end
+    local read = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', '1', 'STREAMS', stream, '>')
+    if type(read) == 'table' and read.err then
+      redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
+      read = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', '1', 'STREAMS', stream, '>')
+    end
+    if not read or not read[1] or not read[1][2][1] then return end
+    local entry, id = read[1][2][1][1], table_or_empty(read[1][2][1][2])[2] or ''
+    local state = fields(job_key(id), 'status', 'entry')
+    if state.status == 'waiting' and state.entry == entry then
+      if not redis.call('ZSCORE', delayed_key(priority), id) then claim(id, priority) end
+    elseif state.entry ~= entry then
+      redis.call('XACK', stream, GROUP, entry)
+      redis.call('XDEL', stream, entry)
+      if state.status == '' then
+        local letter = bury(id, 'expired', '', '', '0')
+        poisoned[#poisoned + 1] = {letter, id, 'expired', '0', ''}
+      end
+    end
+  end
+end
+
+local function note_worker()
+  local key = root .. 'worker:' .. worker
+  redis.call('HSETNX', key, 'since', int(now))
+  redis.call('HSET', key, 'seen', int(now), 'lease', int(lease), 'about', ARGV[9])
+  redis.call('EXPIRE', key, '86400')
+  redis.call('ZADD', WORKERS, int(now), worker)
+  redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', int(now - 86400000))
+  redis.call('EXPIRE', WORKERS, '86400')
+end
+
+-- Once an hour: prolong what is in use, forget what has passed.
+local function tidy()
+  redis.call('HSET', META, 'schema', SCHEMA, 'touched', int(now))
+  keep(META)
+  keep(INTAKE)
+  keep(OUTBOX)
+  keep(CANCELLING)
+  redis.call('ZREMRANGEBYSCORE', JOBS, '-inf', int(now - live * 1000))
+  keep(JOBS)
+  for p = 0, 9 do
+    local stream = stream_key(p)
+    if redis.call('EXISTS', stream) == 1 then
+      keep(stream)
+      keep(leases_key(p))
+      keep(delayed_key(p))
+      for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, GROUP)) do
+        local name, pending, idle = consumer[2], consumer[4], consumer[6]
+        if pending == 0 and idle > 86400000 then redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, name) end
+      end
+    end
+  end
+end
+
+local answer = remembered()
+if answer then
+  for _, claimed in ipairs(answer[7]) do
+    local state = fields(job_key(claimed[1]), 'payload', 'token')
+    claimed[11] = state.token == claimed[2] and state.payload or ''
+  end
+  return answer
+end
+
+local meta = fields(META, 'epoch', 'touched')
+if meta.epoch == '' then
+  meta.epoch = redis.sha1hex('epoch' .. ARGV[7])
+  redis.call('HSET', META, 'epoch', meta.epoch)
+end
+if (tonumber(meta.touched) or 0) + 3600000 < now then tidy() end
+if worker ~= '' and ARGV[9] ~= '' then note_worker() end
+
+local moved, bytes = 0, 0
+while moved < limit and bytes < BYTES_A_POLL do
+  local text = redis.call('LPOP', INTAKE) or redis.call('LPOP', KEYS[1])
+  if not text then break end
+  moved = moved + 1
+  bytes = bytes + #text
+  take_in(text)
+end
+if moved == limit then keep(INTAKE) end
+
+local waiting = redis.call('LLEN', KEYS[1]) + redis.call('LLEN', INTAKE)
+for p = 9, 0, -1 do
+  local priority = int(p)
+  if redis.call('EXISTS', stream_key(priority)) == 1 then
+    if #claims < wanted then claim_due(priority, leases_key(priority)) end
+    if #claims < wanted then claim_due(priority, delayed_key(priority)) end
+    if #claims < wanted then claim_new(priority) end
+    waiting = waiting + redis.call('XLEN', stream_key(priority)) - redis.call('ZCARD', leases_key(priority))
+  end
+end
+
+local next_due = -1
+local function sooner(key)
+  local first = redis.call('ZRANGEBYSCORE', key, '(' .. int(now), '+inf', 'WITHSCORES', 'LIMIT', '0', '1')
+  if first[2] and (next_due < 0 or tonumber(first[2]) - now < next_due) then next_due = tonumber(first[2]) - now end
+end
+for p = 0, 9 do
+  sooner(leases_key(p))
+  sooner(delayed_key(p))
+end
+sooner(OUTBOX)
+
+local cancelled = {}
+if worker ~= '' then
+  for _, id in ipairs(redis.call('SMEMBERS', CANCELLING)) do
+    if redis.call('HGET', job_key(id), 'worker') == worker then cancelled[#cancelled + 1] = id end
+  end
+end
+
+answer = {int(now), meta.epoch, waiting, next_due, redis.call('ZCOUNT', OUTBOX, '-inf', int(now)), moved, claims, poisoned,
+  duplicates, cancelled}
+if #claims + #poisoned + #duplicates > 0 then remember(answer) end
+for _, claimed in ipairs(claims) do claimed[11] = redis.call('HGET', job_key(claimed[1]), 'payload') or '' end
+return answer

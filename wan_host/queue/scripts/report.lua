@@ -1,0 +1,31 @@
+-- report.lua: what became of a report's delivery.
+--
+-- ARGV[3]  job id    ARGV[4]  its sequence number    ARGV[5]  accepted | retry | refused
+-- ARGV[6]  delay until the next try (ms)    ARGV[7]  note of the receiver, or the error
+-- reply    the job's status, or '' when a newer report (or none) is in the outbox
+
+local id, outcome = ARGV[3], ARGV[5]
+local job = job_key(id)
+local state = fields(job, 'status', 'report_sequence', 'report_state', 'report_tries')
+if state.report_sequence ~= ARGV[4] or state.report_state ~= 'pending' then
+  if state.report_sequence == ARGV[4] and state.report_state == outcome then return state.status end
+  return ''
+end
+if outcome == 'retry' then
+  if not remembered() then
+    redis.call('HSET', job, 'report_tries', int((tonumber(state.report_tries) or 0) + 1), 'report_error', ARGV[7])
+    redis.call('ZADD', OUTBOX, int(now + tonumber(ARGV[6])), id)
+    keep(OUTBOX)
+    remember(1)
+  end
+  redis.call('EXPIRE', job, int(retention))
+  return state.status
+end
+redis.call('ZREM', OUTBOX, id)
+redis.call('HSET', job, 'report_state', outcome, outcome == 'accepted' and 'report_note' or 'report_error', ARGV[7])
+if state.status == 'published' then
+  state.status = outcome == 'accepted' and 'completed' or 'report_refused'
+  redis.call('HSET', job, 'status', state.status)
+end
+redis.call('EXPIRE', job, int(retention))
+return state.status
