@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
 
 from wan_host.errors import QueueUnavailable, SettingsError
@@ -204,7 +206,12 @@ class EmbeddedServer:
 
     def _client(self) -> Redis:
         return Redis(
-            unix_socket_path=str(self.socket), socket_connect_timeout=1.0, socket_timeout=2.0, decode_responses=True, protocol=2
+            unix_socket_path=str(self.socket),
+            socket_connect_timeout=1.0,
+            socket_timeout=2.0,
+            decode_responses=True,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
         )
 
     async def _state(self) -> Literal["up", "loading", "down"]:

@@ -77,7 +77,7 @@ class JobQueue(Outbox, Inspection):
             log.info("queue.duplicate", job_id=duplicate.job_id, status=duplicate.status, action=duplicate.action)
         return poll
 
-    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - returning in time is what it does, not an error
+    async def wait(self, timeout: float) -> None:
         """Wait up to ``timeout`` seconds for something to do, as the last `poll` left things; poll again afterwards.
 
         Returns early when an entry came (TCP), when a lease or a delay that the last poll knew of ends (TCP), when this
@@ -142,7 +142,8 @@ class JobQueue(Outbox, Inspection):
         """End a job: terminal state, report into the outbox, acknowledgement and dead letter, all or nothing.
 
         ``report`` gets its ``sequence`` by the queue, which is returned; the report is this worker's to deliver for 60 s
-        (`due_reports` has it first). Without a report a published job is completed at once. ``dead_letter``: the reason, if it is to be one.
+        (`due_reports` has it first). Without a report a published job is completed at once. ``dead_letter``: the reason, if it
+        is to be one.
         A repetition for the same claim changes nothing and returns the same number.
         """
         delivery = str(round(DELIVERY_SECONDS * 1000))

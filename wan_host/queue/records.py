@@ -68,7 +68,7 @@ class Poison:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A pushed id that the queue knew: ``dropped`` while it waits or runs, ``reported`` again when done, ``rerun`` when failed."""
+    """A pushed id that the queue knew: ``dropped`` while it waits or runs, ``reported`` when done, ``rerun`` when failed."""
 
     job_id: str
     status: str
