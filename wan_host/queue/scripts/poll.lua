@@ -11,7 +11,8 @@
 --           poisoned {{letter, id, reason, size, head}...}, duplicates {{id, status, 'dropped'|'reported'|'rerun'}...},
 --           cancelled {id...}}
 
-local worker, lease, wanted, limit, entry_limit = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local worker, lease, wanted = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local move_limit, entry_limit, randomness, about = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
 local BYTES_A_POLL = 8388608
 local claims, poisoned, duplicates = {}, {}, {}
 
@@ -95,7 +96,7 @@ local function take_in(text)
   end
   local seed = ''
   if not (given(table_or_empty(value.config).seed) or given(value.seed) or given(table_or_empty(value.metadata).seed)) then
-    seed = int(tonumber(redis.sha1hex(ARGV[7] .. id):sub(1, 8), 16) % 2147483640)
+    seed = int(tonumber(redis.sha1hex(randomness .. id):sub(1, 8), 16) % 2147483640)
   end
   local priority = value.priority
   if type(priority) ~= 'number' or priority < 0 or priority > 9 or priority ~= math.floor(priority) then priority = 0 end
@@ -161,7 +162,7 @@ end
 local function note_worker()
   local key = root .. 'worker:' .. worker
   redis.call('HSETNX', key, 'since', int(now))
-  redis.call('HSET', key, 'seen', int(now), 'lease', int(lease), 'about', ARGV[9])
+  redis.call('HSET', key, 'seen', int(now), 'lease', int(lease), 'about', about)
   redis.call('EXPIRE', key, '86400')
   redis.call('ZADD', WORKERS, int(now), worker)
   redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', int(now - 86400000))
@@ -202,21 +203,21 @@ end
 
 local meta = fields(META, 'epoch', 'touched')
 if meta.epoch == '' then
-  meta.epoch = redis.sha1hex('epoch' .. ARGV[7])
+  meta.epoch = redis.sha1hex('epoch' .. randomness)
   redis.call('HSET', META, 'epoch', meta.epoch)
 end
 if (tonumber(meta.touched) or 0) + 3600000 < now then tidy() end
-if worker ~= '' and ARGV[9] ~= '' then note_worker() end
+if worker ~= '' and about ~= '' then note_worker() end
 
 local moved, bytes = 0, 0
-while moved < limit and bytes < BYTES_A_POLL do
+while moved < move_limit and bytes < BYTES_A_POLL do
   local text = redis.call('LPOP', INTAKE) or redis.call('LPOP', KEYS[1])
   if not text then break end
   moved = moved + 1
   bytes = bytes + #text
   take_in(text)
 end
-if moved == limit then keep(INTAKE) end
+if moved == move_limit then keep(INTAKE) end
 
 local waiting = redis.call('LLEN', KEYS[1]) + redis.call('LLEN', INTAKE)
 for p = 9, 0, -1 do

@@ -1,0 +1,151 @@
+"""What people ask of the queue, and what they do to jobs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.queue.entries import REPORT, claim_ids, claimed, job
+from wan_host.queue import LeaseLost
+
+
+class TestCancel:
+    async def test_of_a_waiting_job_ends_it_and_sends_a_report(self, queue):
+        await queue.push(job("a"))
+        assert await queue.cancel("a") == "cancelled"
+        assert await claim_ids(queue) == []
+        (report,) = await queue.due_reports()
+        assert (report.report["job_id"], report.report["metadata"]["error_type"]) == ("a", "cancelled")
+        assert (await queue.job("a")).status == "cancelled"
+        assert await queue.cancel("a") == "finished"
+
+    async def test_uses_the_report_that_is_given(self, queue):
+        await queue.push(job("a"))
+        await queue.cancel("a", {"job_id": "a", "status": "cancelled"})
+        (report,) = await queue.due_reports()
+        assert report.report["status"] == "cancelled"
+
+    async def test_of_a_delayed_job_ends_it(self, queue):
+        await queue.release(await claimed(queue), reason="test", defer=0.05)
+        assert await queue.cancel("a") == "cancelled"
+        await asyncio.sleep(0.06)
+        assert await claim_ids(queue) == []
+        assert (await queue.depth()).waiting == 0
+
+    async def test_of_a_running_job_is_seen_by_its_worker_and_no_other(self, open_):
+        queue, other = await open_("w1"), await open_("w2")
+        claim = await claimed(queue)
+        assert await other.cancel("a") == "cancelling"
+        assert (await queue.job("a")).cancelling
+        assert await queue.renew([claim]) == {"a": "cancelled"}
+        assert (await queue.poll(claims=1)).cancelled == {"a"}
+        assert (await other.poll(claims=1)).cancelled == frozenset()
+        await queue.finish(claim, status="cancelled", report=REPORT)
+        assert (await queue.poll(claims=1)).cancelled == frozenset()
+        assert (await queue.job("a")).status == "cancelled"
+
+    async def test_is_not_forgotten_when_the_worker_dies(self, open_):
+        dying, other = await open_("w1", lease_seconds=0.1), await open_("w2")
+        await claimed(dying)
+        await other.cancel("a")
+        await asyncio.sleep(0.12)
+        (claim,) = (await other.poll(claims=1)).claims
+        assert claim.cancelled
+
+    async def test_of_a_job_whose_worker_is_dead_ends_it_at_once(self, open_):
+        dying, other = await open_("w1", lease_seconds=0.05), await open_("w2")
+        claim = await claimed(dying)
+        await asyncio.sleep(0.07)
+        assert await other.cancel("a") == "cancelled"
+        assert await claim_ids(other) == []
+        with pytest.raises(LeaseLost):
+            await dying.finish(claim, status="published", report=REPORT)
+
+    async def test_of_an_unknown_job_says_so(self, queue):
+        assert await queue.cancel("nobody") == "unknown"
+
+    async def test_finds_a_job_behind_many_that_no_poll_has_moved_yet(self, queue, redis, name):
+        await redis.rpush(name, *(job(f"j{index}") for index in range(1500)))
+        assert await queue.cancel("j1499") == "cancelled"
+
+
+class TestRetry:
+    async def test_of_a_dead_letter_runs_it_anew_with_the_same_payload(self, queue):
+        claim = await claimed(queue, priority=2)
+        await queue.start(claim)
+        await queue.finish(claim, status="failed", report=REPORT, error={"e": 1}, dead_letter="attempts_exhausted")
+        assert await queue.retry("a")
+        assert await queue.dead_letters() == []
+        assert await queue.due_reports() != []  # the report that this worker was already delivering
+        (again,) = (await queue.poll(claims=1)).claims
+        assert (again.payload, again.attempts, again.runs, again.priority) == (claim.payload, 0, 1, 2)
+        assert again.seed == claim.seed
+
+    async def test_of_a_cancelled_job_runs_it(self, queue):
+        await queue.push(job("a"))
+        await queue.cancel("a")
+        assert await queue.retry("a")
+        assert await claim_ids(queue) == ["a"]
+
+    async def test_of_anything_else_does_nothing(self, queue):
+        assert not await queue.retry("nobody")
+        claim = await claimed(queue)
+        assert not await queue.retry("a")
+        await queue.finish(claim, status="published", report=REPORT)
+        assert not await queue.retry("a")
+
+
+async def test_a_job_that_was_just_pushed_is_known(queue):
+    await queue.push(job("a"))
+    state = await queue.job("a")
+    assert (state.status, state.payload) == ("waiting", job("a"))
+    assert await queue.job("nobody") is None
+
+
+async def test_jobs_are_listed_newest_first_and_by_status(queue):
+    for job_id in ("a", "b", "c"):
+        await queue.push(job(job_id))
+        await queue.poll(claims=0)
+        await asyncio.sleep(0.002)
+    (claim,) = (await queue.poll(claims=1)).claims
+    await queue.start(claim)
+    assert [state.job_id for state in await queue.jobs()] == ["c", "b", "a"]
+    assert [state.job_id for state in await queue.jobs(limit=2)] == ["c", "b"]
+    assert [state.job_id for state in await queue.jobs(status="running")] == ["a"]
+    assert [state.job_id for state in await queue.jobs(limit=1, status="waiting")] == ["c"]
+
+
+async def test_workers_are_listed_with_what_they_are_and_do(open_):
+    queue, visitor = await open_("w1", lease_seconds=0.1), await open_("visitor")
+    await queue.push(job("a"))
+    (claim,) = (await queue.poll(claims=1, worker={"device": "cuda:0"})).claims
+    await queue.start(claim)
+    (worker,) = await visitor.workers()
+    assert (worker.worker_id, worker.alive, worker.about, worker.jobs) == ("w1", True, {"device": "cuda:0"}, {"a": "running"})
+    await asyncio.sleep(0.12)
+    (worker,) = await visitor.workers()
+    assert not worker.alive
+    await queue.renew([claim])
+    (again,) = await visitor.workers()
+    assert (again.alive, again.since) == (True, worker.since)
+
+
+async def test_a_worker_that_leaves_is_not_listed_any_more(open_):
+    queue, visitor = await open_("w1"), await open_("visitor")
+    await queue.poll(claims=1, worker={"device": "cpu"})
+    assert len(await visitor.workers()) == 1
+    await queue.aclose()
+    assert await visitor.workers() == []
+
+
+async def test_depth_counts_what_there_is_to_do(queue, redis, name):
+    first = await claimed(queue, "a")
+    await claimed(queue, "b")
+    await queue.release(first, reason="test", defer=60)
+    await redis.rpush(name, job("c"), "poison")
+    await queue.poll(claims=0)
+    await redis.rpush(name, job("d"))
+    depth = await queue.depth()
+    assert (depth.waiting, depth.delayed, depth.leased, depth.dead_letters) == (3, 1, 1, 1)
+    assert (await queue.poll(claims=0)).depth == 3
