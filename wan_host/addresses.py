@@ -27,7 +27,8 @@ Address = IPv4Address | IPv6Address
 _SLICE = 0.25  # seconds between looks at cancel and deadline while waiting for a server
 _CONNECT = 5.0  # seconds for one address; the next one is tried then
 _CLOUD_SERVICES = frozenset({IPv4Address("168.63.129.16")})  # Azure's host agent: a public address that only its guests reach
-_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 _ISATAP = (0x00005EFE, 0x02005EFE)
 _WORD = 0xFFFFFFFF
 
@@ -43,11 +44,11 @@ def is_public(address: Address) -> bool:
     unspecified ones, and for IPv6 forms that carry such an IPv4 address (mapped, 6to4, NAT64, ISATAP).
     """
     if isinstance(address, IPv6Address):
-        if address.scope_id is not None or address.is_site_local:
+        if address.scope_id is not None or address.is_site_local or address in _LOCAL_NAT64:
             return False
         if not all(is_public(inner) for inner in _embedded(address)):
             return False
-        if address.ipv4_mapped is not None or any(address in network for network in _NAT64):
+        if address.ipv4_mapped is not None or address in _NAT64:
             return True
     elif address in _CLOUD_SERVICES:
         return False
@@ -60,7 +61,7 @@ def _embedded(address: IPv6Address) -> Iterator[IPv4Address]:
         yield address.ipv4_mapped
     if address.sixtofour is not None:
         yield address.sixtofour
-    if any(address in network for network in _NAT64) or (number >> 32) & _WORD in _ISATAP:
+    if address in _NAT64 or (number >> 32) & _WORD in _ISATAP:
         yield IPv4Address(number & _WORD)
 
 

@@ -1,7 +1,7 @@
 """Frames to files: H.264 in MP4 through ffmpeg, PNG through Pillow, and what was written measured on the file.
 
 Equal frames give equal bytes: no dates, no version strings of the muxer, and a fixed number of encoder threads, because x264
-decides differently with another one. The preset was chosen by measuring (docs/decisions.md).
+decides differently with another one.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["encode_asset", "ffmpeg_path", "probe"]
 
+# Measured on 83 frames of 480x832, two cores: "faster" is as good as "medium" at this CRF (37.3 dB both, most of the loss being
+# 4:2:0 itself), in 60 % of the time and with 18 % fewer bytes; "veryfast" needs 65 % more bytes for the same.
 _CRF = "17"
 _PRESET = "faster"
 _THREADS = "4"

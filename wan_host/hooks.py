@@ -46,13 +46,13 @@ class Hooks:
         result = self._one("generate", model.runner)(request=request, model=loaded, context=context)
         return cast("Generation", result)
 
-    def enhance_prompt(self, plugin: str, request: EnhanceRequest, loaded: object, context: LaneContext) -> Enhancement:
+    def enhance_prompt(self, plugin_name: str, request: EnhanceRequest, loaded: object, context: LaneContext) -> Enhancement:
         """Enhance a prompt by one plugin with its loaded model."""
-        return cast("Enhancement", self._one("enhance_prompt", plugin)(request=request, model=loaded, context=context))
+        return cast("Enhancement", self._one("enhance_prompt", plugin_name)(request=request, model=loaded, context=context))
 
-    def process_frames(self, plugin: str, clip: Clip, request: GenerationRequest, context: LaneContext) -> Clip:
+    def process_frames(self, plugin_name: str, clip: Clip, request: GenerationRequest, context: LaneContext) -> Clip:
         """Let one plugin change a clip's frames."""
-        return cast("Clip", self._one("process_frames", plugin)(clip=clip, request=request, context=context))
+        return cast("Clip", self._one("process_frames", plugin_name)(clip=clip, request=request, context=context))
 
     def postprocess(self, media: Media, context: HookContext) -> list[DerivedFile]:
         """Collect the files that all plugins derive from an asset, in the order of the plugins' names."""

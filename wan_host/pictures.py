@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,12 +38,10 @@ def decode(data: bytes, field: str, max_pixels: int) -> NDArray[np.uint8]:
     if not data:
         raise ReferenceRejected(f"{field}: the reference is empty; allowed is an image ({', '.join(FORMATS)})")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the stricter one
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise ReferenceRejected(f"{field}: this is no image; allowed are {', '.join(FORMATS)}") from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ReferenceRejected(f"{field}: the image has too many pixels; at most {max_pixels:,} are allowed") from None
     except MemoryError:
         raise

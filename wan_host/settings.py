@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     worker_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", pattern=r"^[A-Za-z0-9._-]{1,128}$")
 
     queue_url: str | None = None
-    queue_name: str = Field(default="wan_queue", pattern=r"^[^{}\s]{1,128}$")
+    queue_name: str = Field(default="wan_queue", pattern=r"^[A-Za-z0-9_.:-]{1,100}$")
     upstash_redis_rest_url: str | None = _seed_name("UPSTASH_REDIS_REST_URL")
     upstash_redis_rest_token: SecretStr | None = _seed_name("UPSTASH_REDIS_REST_TOKEN")
     lease_seconds: float | None = Field(default=None, ge=3, le=3600)

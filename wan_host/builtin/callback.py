@@ -10,9 +10,10 @@ import math
 import threading
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http import HTTPStatus
+from http.client import responses
 from typing import TYPE_CHECKING
 
+import wan_host
 from wan_host.errors import SettingsError
 from wan_host.hookspecs import hookimpl
 from wan_host.report import Delivery
@@ -64,6 +65,8 @@ class HttpCallback:
             return Delivery(outcome="retry", note=f"no answer within {timeout:.3g} s ({type(error).__name__})")
         except httpx.ConnectError as error:  # the system's words: refused, unknown name, certificate
             return Delivery(outcome="retry", note=f"no connection: {error}")
+        except httpx.InvalidURL:
+            return Delivery(outcome="refused", note="the callback URL is not valid")
         except httpx.HTTPError as error:  # other texts may quote headers
             return Delivery(outcome="retry", note=f"the exchange failed ({type(error).__name__})")
 
@@ -84,7 +87,11 @@ class HttpCallback:
             return self._client
 
     def _headers(self, report: Report, body: bytes) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", "Idempotency-Key": report.idempotency_key}
+        headers = {
+            "Content-Type": "application/json",
+            "Idempotency-Key": report.idempotency_key,
+            "User-Agent": f"wan-host/{wan_host.__version__}",
+        }
         if self._secret is not None:
             headers["X-Callback-Signature"] = f"sha256={hmac.new(self._secret.encode(), body, hashlib.sha256).hexdigest()}"
         if self._bearer is not None:
@@ -94,7 +101,7 @@ class HttpCallback:
 
 def _judge(response: httpx.Response, context: HookContext) -> Delivery:
     status = response.status_code
-    note = f"{status} {HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ''}".strip()
+    note = f"{status} {responses.get(status, '')}".rstrip()
     if response.is_success:
         skipped = _skipped(_beginning(response, context))
         return Delivery(outcome="accepted", note=f"{note}, but the receiver skipped it" if skipped else note)

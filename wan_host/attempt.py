@@ -1,0 +1,245 @@
+"""One claimed job, from its payload to the queue's last word on it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import stamina
+import structlog
+
+from wan_host import delivery
+from wan_host.errors import (
+    AttemptsExhausted,
+    DeadlineExceeded,
+    InvalidJob,
+    JobCancelled,
+    LeaseLost,
+    QueueUnavailable,
+    RetryableError,
+    WanHostError,
+)
+from wan_host.hooks import Hooks
+from wan_host.job import Job, JobPolicy, resolve_job
+from wan_host.metrics import Metrics
+from wan_host.payload import parse_payload
+from wan_host.queue import Claim, JobQueue, Started
+from wan_host.report import Report
+from wan_host.reporting import completed_report, failed_report, processing_report, with_urls
+from wan_host.run import Run
+from wan_host.settings import Settings
+from wan_host.spool import Spool, SpooledJob
+from wan_host.stages import Stages
+
+T = TypeVar("T")
+_QUEUE_PATIENCE = 6 * 3600
+"""Seconds to wait for a queue server that is down before finished work is left in the spool."""
+_RETRY_DELAYS = (2.0, 10.0, 30.0)
+_PROBLEMS = {
+    "too_large": "the entry is larger than WAN_HOST_MAX_ENTRY_BYTES; send images as URLs, not as data",
+    "not_utf8": "the entry is no UTF-8 text",
+}
+log = structlog.get_logger("wan_host.jobs")
+
+
+class Attempts:
+    """Runs claims. One instance serves a worker; every method may run for several claims at once."""
+
+    def __init__(
+        self,
+        *,
+        queue: JobQueue,
+        stages: Stages,
+        hooks: Hooks,
+        spool: Spool,
+        metrics: Metrics,
+        settings: Settings,
+        wake_outbox: Callable[[], None],
+    ) -> None:
+        """``wake_outbox`` is called whenever a terminal report was written."""
+        self._queue, self._stages, self._hooks, self._spool = queue, stages, hooks, spool
+        self._metrics, self._settings, self._wake_outbox = metrics, settings, wake_outbox
+        self._policy = JobPolicy(
+            default_model=hooks.registry.default_model(settings.model),
+            max_prompt_characters=settings.max_prompt_characters,
+        )
+
+    async def work(self, claim: Claim, run: Run) -> None:
+        """Take a claim to its end: published, failed, cancelled, or handed back for another attempt."""
+        try:
+            started = await self._patiently(lambda: self._queue.start(claim))
+            run.attempt, run.queue_time = started.attempt, max(0.0, started.started_at - claim.queued_at)
+            self._metrics.attempts.inc()
+            self._metrics.queue_wait_seconds.observe(run.queue_time)
+            await self._run(claim, run, started)
+        except LeaseLost as error:
+            self._metrics.lease_lost.inc()
+            self._count(run, "lease_lost")
+            log.warning("job lost to another worker", job=run.job_id, attempt=run.attempt, stage=run.stage, error=str(error))
+        except QueueUnavailable as error:
+            log.error("queue gone, job is left as it is", job=run.job_id, attempt=run.attempt, stage=run.stage, error=str(error))
+            return  # what is spooled stays: the next start of a worker delivers it
+        except asyncio.CancelledError:
+            await asyncio.shield(self._hand_back(claim, run))
+            raise
+        self._spool.remove(run.workdir)
+
+    async def deliver_spooled(self, claim: Claim, run: Run, spooled: SpooledJob) -> None:
+        """Publish and report what an earlier process had finished."""
+        try:
+            run.attempt = spooled.attempt
+            log.info("job taken up from the spool", job=run.job_id, attempt=run.attempt)
+            await self._publish(claim, run, spooled)
+            self._spool.remove(spooled.folder)
+        except (LeaseLost, WanHostError) as error:
+            log.warning("spooled job could not be delivered", job=run.job_id, error=str(error))
+
+    async def _run(self, claim: Claim, run: Run, started: Started) -> None:
+        try:
+            if started.counted > self._settings.max_attempts:
+                raise AttemptsExhausted(
+                    f"all {self._settings.max_attempts} attempts were lost: the worker or its lane died each time"
+                )
+            job = run.job = self._resolve(claim, run, now=started.started_at)
+            self._tell_processing(run, started)
+            product = await self._stages.produce(run, job)
+            report = completed_report(run, self._settings.worker_id, product.media, product.outcome)
+            run.enter("spool")
+            spooled = SpooledJob(
+                job_id=job.id,
+                user_id=job.user_id,
+                token=claim.token,
+                attempt=run.attempt,
+                folder=run.workdir,
+                files=product.files,
+                report=report,
+            )
+            await asyncio.to_thread(self._spool.write, spooled)
+            await self._publish(claim, run, spooled)
+        except (LeaseLost, QueueUnavailable):
+            raise
+        except JobCancelled as error:
+            await self._finish_failed(claim, run, error, status="cancelled")
+        except RetryableError as error:
+            if started.counted < self._settings.max_attempts:
+                await self._release(claim, run, error, delay=_RETRY_DELAYS[min(started.counted, len(_RETRY_DELAYS)) - 1])
+            else:
+                await self._finish_failed(claim, run, error, status="failed")
+        except WanHostError as error:
+            await self._finish_failed(claim, run, error, status="failed")
+        except Exception as error:
+            log.exception("internal error", job=run.job_id, stage=run.stage)
+            internal = WanHostError(f"internal error in stage {run.stage}: {type(error).__name__}: {error}")
+            await self._finish_failed(claim, run, internal, status="failed")
+
+    def _resolve(self, claim: Claim, run: Run, *, now: float) -> Job:
+        """Decide what the payload means; ``now`` is the queue server's time."""
+        if claim.problem:
+            raise InvalidJob("payload", claim.payload[:100], _PROBLEMS.get(claim.problem, claim.problem))
+        payload = parse_payload(claim.payload)
+        if claim.seed is None:
+            raise InvalidJob("seed", None, "it must be a whole number")
+        job = resolve_job(payload, models=self._hooks.models(), policy=self._policy, seed=claim.seed)
+        for note in job.notes:
+            log.info("payload value ignored", job=job.id, note=note)
+        if job.expires_at is not None:
+            if job.expires_at <= now:
+                raise DeadlineExceeded(f"the job expired {now - job.expires_at:.0f} s before it could start")
+            run.deadline = min(run.deadline, time.monotonic() + job.expires_at - now)
+        if claim.cancelled:
+            raise JobCancelled(f"job {job.id} was cancelled before it started")
+        return job
+
+    def _tell_processing(self, run: Run, started: Started) -> None:
+        """Send the report that work has started; it tells progress only, so it is tried once and never waited for."""
+        payload = {**processing_report(run, self._settings.worker_id), "sequence": started.sequence}
+        report = Report(job_id=run.job_id, attempt=run.attempt, status="processing", sequence=started.sequence, payload=payload)
+        log.info(
+            "job started",
+            job=run.job_id,
+            attempt=run.attempt,
+            type=run.job.type if run.job else "",
+            queued=round(run.queue_time, 3),
+        )
+
+        async def send() -> None:
+            answer = await delivery.deliver(self._hooks, report, timeout=self._settings.callback_timeout)
+            if answer.outcome != "accepted":
+                log.info("progress report not accepted", job=run.job_id, outcome=answer.outcome, note=answer.note)
+
+        run.background.append(asyncio.create_task(send()))
+
+    async def _publish(self, claim: Claim, run: Run, spooled: SpooledJob) -> None:
+        await self._patiently(lambda: self._queue.check(claim))
+        urls = await self._stages.publish(run, spooled.files)
+        report = with_urls(spooled.report, urls)
+        result = {"assets": report["assets"], "metadata": report["metadata"]}
+        await self._settle_progress(run)
+        await self._patiently(lambda: self._queue.finish(claim, status="published", report=report, result=result))
+        self._wake_outbox()
+        self._count(run, "completed")
+        log.info("job published", job=run.job_id, attempt=run.attempt, seconds=round(run.elapsed(), 3), files=len(urls))
+
+    async def _finish_failed(self, claim: Claim, run: Run, error: WanHostError, *, status: str) -> None:
+        report = failed_report(run, self._settings.worker_id, error)
+        told = {"error_type": error.error_type, "message": str(error), "stage": run.stage}
+        letter = error.error_type if status == "failed" else None
+        await self._settle_progress(run)
+        await self._patiently(
+            lambda: self._queue.finish(
+                claim, status="cancelled" if letter is None else "failed", report=report, error=told, dead_letter=letter
+            )
+        )
+        self._wake_outbox()
+        self._count(run, status)
+        if letter is not None:
+            self._metrics.dead_letters.labels(letter).inc()
+        told = {"outcome": status, "error_type": error.error_type, "error": str(error)}
+        log.warning("job ended without a result", job=run.job_id, attempt=run.attempt, stage=run.stage, **told)
+
+    async def _release(self, claim: Claim, run: Run, error: RetryableError, *, delay: float) -> None:
+        told = {"error_type": error.error_type, "message": str(error), "stage": run.stage}
+        await self._patiently(lambda: self._queue.release(claim, reason=error.error_type, defer=delay, error=told))
+        self._count(run, "retried")
+        log.warning(
+            "attempt failed, another follows",
+            job=run.job_id,
+            attempt=run.attempt,
+            stage=run.stage,
+            error=str(error),
+            seconds=delay,
+        )
+
+    async def _hand_back(self, claim: Claim, run: Run) -> None:
+        try:
+            await self._queue.release(claim, reason="worker stopped", refund=True)
+            log.info("job handed back", job=run.job_id, attempt=run.attempt, stage=run.stage)
+        except (LeaseLost, QueueUnavailable) as error:
+            log.warning("job could not be handed back, its lease will run out", job=run.job_id, error=str(error))
+        self._spool.remove(run.workdir)
+
+    async def _settle_progress(self, run: Run) -> None:
+        """Let a progress report that is on its way end first, so that no receiver sees the states in the wrong order."""
+        if run.background:
+            await asyncio.wait(run.background, timeout=self._settings.callback_timeout)
+
+    async def _patiently(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a queue operation while the server is down: every one of them is safe to repeat."""
+        attempts = stamina.retry_context(
+            on=QueueUnavailable, attempts=None, timeout=_QUEUE_PATIENCE, wait_initial=0.2, wait_max=10
+        )
+        async for attempt in attempts:
+            with attempt:
+                return await operation()
+        raise AssertionError("unreachable: the last attempt raises")
+
+    def _count(self, run: Run, outcome: str) -> None:
+        job = run.job
+        mode = job.request.reference_mode.value if job else "none"
+        job_type, model = (job.type, job.model.name) if job else ("unknown", "none")
+        self._metrics.jobs.labels(job_type, mode, model, outcome).inc()
+        self._metrics.job_seconds.labels(job_type, mode).observe(run.elapsed())
+        for stage, seconds in run.seconds.items():
+            self._metrics.stage_seconds.labels(stage, job_type).observe(seconds)

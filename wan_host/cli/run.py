@@ -1,0 +1,55 @@
+"""``wan-host run``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+SECOND_SIGNAL_EXIT = 130
+
+
+@click.command()
+@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Where queue, spool, outputs and models live.")
+@click.option(
+    "--queue-url", help="redis://, rediss:// or unix://; the default is Upstash if its variables are set, else embedded."
+)
+@click.option("--devices", help="'all', or names such as cuda:0,cuda:1 or cpu.")
+@click.option("--host", help="Address to listen on; loopback only, unless WAN_WORKER_API_KEY is set.")
+@click.option("--port", type=int, help="Port of the HTTP server (7860); 0 takes a free one.")
+@click.option("--model", help="Model for jobs that name none.")
+@click.option("--once", is_flag=True, help="Stop when the queue is empty and everything is delivered.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Log for people or for machines.")
+def run(*, once: bool, **flags: object) -> None:
+    """Take jobs from the queue, run them, publish the files and report, until stopped.
+
+    SIGTERM and ctrl-C stop in good order: no new jobs, running ones end within the grace time or are handed back. A second
+    ctrl-C stops at once.
+    """
+    from wan_host.cli.setup import prepare_hooks, prepare_settings
+    from wan_host.server import HttpServer
+    from wan_host.worker import Worker
+
+    settings = prepare_settings(flags)
+    hooks = prepare_hooks(settings)
+
+    async def main() -> None:
+        worker = Worker(settings=settings, hooks=hooks, once=once)
+        server = HttpServer(worker)
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            if worker.stopping:  # lanes end by themselves when this process is gone, and the queue server serves the next one
+                sys.stderr.write("wan-host: stopped at once; leases of running jobs run out by themselves\n")
+                os._exit(SECOND_SIGNAL_EXIT)
+            worker.stop()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop)
+        await worker.run(server.serve)
+
+    asyncio.run(main())

@@ -1,0 +1,44 @@
+"""What most commands start with: settings, logging, plugins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from wan_host import logs
+from wan_host.builtin import log as log_reports
+from wan_host.builtin.callback import HttpCallback
+from wan_host.builtin.local import LocalPublisher
+from wan_host.hooks import Hooks
+from wan_host.plugins import discover
+from wan_host.settings import Settings, load_settings
+
+
+def prepare_settings(flags: Mapping[str, object] | None = None, *, log_level: str | None = None) -> Settings:
+    """Read the settings and set up logging.
+
+    Flags of the command line enter through the environment, so that lanes and plugins see the same values as the host.
+    """
+    for name, value in (flags or {}).items():
+        if value is not None:
+            os.environ[f"WAN_HOST_{name.upper()}"] = str(value)
+    settings = load_settings()
+    logs.configure(settings.log_format, log_level or settings.log_level)
+    return settings
+
+
+def prepare_hooks(settings: Settings) -> Hooks:
+    """Find the plugins, the host's own among them."""
+    builtins: dict[str, object] = {
+        "local": LocalPublisher(settings.outputs_path, settings.bucket),
+        "log": log_reports,
+    }
+    if settings.callback_url is not None:
+        secret = settings.job_callback_secret
+        builtins["callback"] = HttpCallback(
+            settings.callback_url,
+            secret=secret.get_secret_value() if secret else None,
+            bearer=None,
+            timeout=settings.callback_timeout,
+        )
+    return Hooks(discover(builtins=builtins, disabled=settings.disabled_plugins))

@@ -1,0 +1,119 @@
+"""Delivering reports: the outbox of the queue for reports that must arrive, and one try for those that only tell progress."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from wan_host.context import StageContext
+from wan_host.errors import QueueUnavailable
+from wan_host.hooks import Hooks
+from wan_host.metrics import Metrics
+from wan_host.queue import JobQueue, PendingReport
+from wan_host.report import Delivery, Report
+
+_BATCH = 16
+_FIRST_DELAY, _LONGEST_DELAY = 1.0, 300.0
+_RETRY_SLACK = 0.05
+log = structlog.get_logger("wan_host.reports")
+
+
+async def deliver(hooks: Hooks, report: Report, *, timeout: float) -> Delivery:
+    """Send a report to every sink and return what they made of it together.
+
+    Retried while one of them may still take it; refused if one never will; accepted otherwise.
+    """
+    context = StageContext(
+        job_id=report.job_id, user_id="", workdir=Path(tempfile.gettempdir()), deadline=time.monotonic() + timeout
+    )
+    sinks = hooks.plugins_with("deliver_report")
+    answers = await asyncio.gather(*(_deliver_one(hooks, sink, report, context, timeout) for sink in sinks))
+    return _together([answer for answer in answers if answer is not None])
+
+
+async def _deliver_one(hooks: Hooks, sink: str, report: Report, context: StageContext, timeout: float) -> Delivery | None:
+    try:
+        async with asyncio.timeout(timeout):
+            return await asyncio.to_thread(hooks.deliver_report, sink, report, context)
+    except TimeoutError:
+        return Delivery(outcome="retry", note=f"{sink}: no answer within {timeout:g} s")
+
+
+def _together(answers: Sequence[Delivery]) -> Delivery:
+    for outcome in ("retry", "refused"):
+        matching = [answer for answer in answers if answer.outcome == outcome]
+        if matching:
+            note = "; ".join(answer.note for answer in matching if answer.note)
+            waits = [answer.retry_after for answer in matching if answer.retry_after is not None]
+            return Delivery(outcome=matching[0].outcome, note=note, retry_after=max(waits, default=None))
+    return Delivery(outcome="accepted", note="; ".join(answer.note for answer in answers if answer.note))
+
+
+class Outbox:
+    """Delivers the terminal reports that wait in the queue, whoever wrote them."""
+
+    def __init__(self, *, queue: JobQueue, hooks: Hooks, metrics: Metrics, timeout: float, give_up_after: float) -> None:
+        """``timeout``: seconds for one delivery; ``give_up_after``: seconds after which a report is kept but no longer sent."""
+        self._queue, self._hooks, self._metrics = queue, hooks, metrics
+        self._timeout, self._give_up_after = timeout, give_up_after
+        self._due = asyncio.Event()
+        self._server_offset = time.time() - time.monotonic()
+
+    def wake(self) -> None:
+        """Say that a report may be due."""
+        self._due.set()
+
+    def set_clock(self, server_time: float) -> None:
+        """Learn the queue server's time: the ages of reports are reckoned by it."""
+        self._server_offset = server_time - time.monotonic()
+
+    async def run(self) -> None:
+        """Deliver whenever something is due, for ever."""
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            try:
+                await self.drain()
+            except QueueUnavailable as error:
+                log.warning("outbox cannot be read", error=str(error))
+
+    async def drain(self) -> None:
+        """Deliver everything that is due now."""
+        while reports := await self._queue.due_reports(_BATCH):
+            await asyncio.gather(*(self._deliver(report) for report in reports))
+            if len(reports) < _BATCH:
+                return
+
+    async def _deliver(self, pending: PendingReport) -> None:
+        report = Report(
+            job_id=pending.job_id,
+            attempt=pending.attempt,
+            status=pending.report["status"],
+            sequence=pending.sequence,
+            payload=pending.report,
+        )
+        started = time.monotonic()
+        answer = await deliver(self._hooks, report, timeout=self._timeout)
+        job_type = str(pending.report.get("metadata", {}).get("job_type", "unknown"))
+        self._metrics.stage_seconds.labels("report", job_type).observe(time.monotonic() - started)
+        told = {"job": report.job_id, "attempt": report.attempt, "status": report.status, "note": answer.note}
+        age = time.monotonic() + self._server_offset - pending.since
+        if answer.outcome == "accepted":
+            await self._queue.report_accepted(pending, answer.note or None)
+            log.info("report accepted", **told)
+        elif answer.outcome == "refused":
+            await self._queue.report_refused(pending, answer.note)
+            log.error("report refused", **told)
+        elif age > self._give_up_after:
+            await self._queue.report_refused(pending, f"given up after {age / 3600:.1f} hours: {answer.note}")
+            log.error("report given up", **told)
+        else:
+            delay = max(answer.retry_after or 0.0, min(_FIRST_DELAY * 2**pending.tries, _LONGEST_DELAY))
+            await self._queue.report_retry(pending, delay, answer.note)
+            asyncio.get_running_loop().call_later(delay + _RETRY_SLACK, self.wake)
+            log.warning("report will be sent again", **told, seconds=delay)

@@ -1,0 +1,160 @@
+"""The lanes of a worker: one generate lane per device, one enhance lane where an enhancer is installed.
+
+The pool gives each run a lane, passes the lanes' progress on to the runs, and turns what lanes say into metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from wan_host.errors import SettingsError
+from wan_host.hooks import Hooks
+from wan_host.lanes.devices import Device
+from wan_host.lanes.limits import LaneLimits
+from wan_host.lanes.state import CallEnded, JobProgress, LaneEnded, LaneEvent, LaneKind, LaneResult, LaneStarted, LaneState
+from wan_host.lanes.supervisor import Lane
+from wan_host.metrics import Metrics
+from wan_host.model import ModelInfo
+from wan_host.request import Enhancement, EnhanceRequest, GenerationRequest
+from wan_host.run import Run
+from wan_host.settings import Settings
+
+log = structlog.get_logger("wan_host.lanes")
+
+
+@dataclass(frozen=True, slots=True)
+class Enhancer:
+    """The plugin that enhances prompts, and the model it uses."""
+
+    plugin: str
+    model: ModelInfo
+
+
+def choose_enhancer(hooks: Hooks, setting: str | None) -> Enhancer | None:
+    """Return the enhancer that a setting names, else the only one, else None. Raises SettingsError for one that is not there."""
+    models: dict[str, ModelInfo] = {}
+    for model in hooks.models().values():
+        if model.kind == "enhance" and model.runner in hooks.plugins_with("enhance_prompt"):
+            models.setdefault(model.runner, model)
+    if setting is not None and setting not in models:
+        there = ", ".join(sorted(models)) or "none"
+        raise SettingsError(f"WAN_HOST_ENHANCER: {setting!r} is no plugin with a model that enhances prompts; there are: {there}")
+    if setting is None and len(models) > 1:
+        raise SettingsError(f"WAN_HOST_ENHANCER: several plugins enhance prompts ({', '.join(sorted(models))}); name one")
+    name = setting or next(iter(models), None)
+    return Enhancer(name, models[name]) if name is not None else None
+
+
+class LanePool:
+    """All lanes of a worker."""
+
+    def __init__(self, *, devices: Sequence[Device], hooks: Hooks, settings: Settings, metrics: Metrics) -> None:
+        """Create the lanes; ``start`` starts them. Raises SettingsError for an enhancer that is not there."""
+        self._metrics = metrics
+        self._runs: dict[str, Run] = {}
+        self._free = asyncio.Condition()
+        limits = LaneLimits(load=settings.load_timeout, step=settings.step_timeout, cancel_grace=settings.cancel_grace)
+        self.enhancer = choose_enhancer(hooks, settings.enhancer)
+
+        def lane(name: str, device: Device, kind: LaneKind) -> Lane:
+            return Lane(
+                name=name,
+                device=device.name,
+                kind=kind,
+                hooks="wan_host.hooks:lane_hooks",
+                limits=limits,
+                folder=settings.data_dir,
+                on_event=self._on_event,
+            )
+
+        self._generate = [lane(f"generate-{device.name.replace(':', '')}", device, "generate") for device in devices]
+        self._enhance = lane("enhance", devices[0], "enhance") if self.enhancer is not None else None
+        self._taken: set[str] = set()
+        self._devices = {lane.name: lane.state.device for lane in self.lanes}
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """Every lane."""
+        return [*self._generate, *([self._enhance] if self._enhance else [])]
+
+    @property
+    def generate_lanes(self) -> int:
+        """How many jobs can generate at the same time."""
+        return len(self._generate)
+
+    def states(self) -> list[LaneState]:
+        """Return a snapshot of every lane."""
+        return [lane.state for lane in self.lanes]
+
+    async def start(self) -> None:
+        """Start every lane and wait until each has answered."""
+        await asyncio.gather(*(lane.start() for lane in self.lanes))
+
+    async def stop(self) -> None:
+        """Stop every lane."""
+        await asyncio.gather(*(lane.stop() for lane in self.lanes))
+
+    async def generate(self, run: Run, model: ModelInfo, request: GenerationRequest) -> LaneResult:
+        """Generate in the first lane that is free, one that holds the model already if there is a choice."""
+        run.enter("waiting")
+        async with self._lane(model.name) as lane:
+            self._runs[run.job_id] = run
+            run.context().check()
+            try:
+                result = await lane.generate(model.name, request, deadline=run.deadline)
+            finally:
+                self._runs.pop(run.job_id, None)
+        for stage, seconds in result.stage_seconds.items():
+            run.seconds[stage] = run.seconds.get(stage, 0.0) + seconds
+        return result
+
+    async def enhance(self, run: Run, request: EnhanceRequest) -> Enhancement:
+        """Enhance a prompt in the enhance lane."""
+        if self._enhance is None or self.enhancer is None:
+            raise SettingsError("no plugin that enhances prompts is installed")
+        deadline = run.deadline
+        result = await self._enhance.enhance(
+            self.enhancer.model.name, self.enhancer.plugin, request, job_id=run.job_id, deadline=deadline
+        )
+        return result.enhancement
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job in whichever lane it is."""
+        for lane in self.lanes:
+            lane.cancel(job_id)
+
+    @asynccontextmanager
+    async def _lane(self, model: str) -> AsyncIterator[Lane]:
+        async with self._free:
+            await self._free.wait_for(lambda: len(self._taken) < len(self._generate))
+            free = [lane for lane in self._generate if lane.state.name not in self._taken]
+            chosen = min(free, key=lambda lane: (lane.state.status == "failed", model not in lane.state.loaded))
+            self._taken.add(chosen.state.name)
+        try:
+            yield chosen
+        finally:
+            async with self._free:
+                self._taken.discard(chosen.state.name)
+                self._free.notify()
+
+    def _on_event(self, event: LaneEvent) -> None:
+        if isinstance(event, JobProgress):
+            run = self._runs.get(event.job_id)
+            if run is not None:
+                run.stepped(event.stage, event.step, event.total)
+        elif isinstance(event, CallEnded):
+            self._metrics.gpu_busy_seconds.labels(self._devices[event.lane]).inc(event.spent.busy)
+            for seconds in event.spent.steps:
+                self._metrics.step_seconds.labels(event.model).observe(seconds)
+            if event.what == "load" and not event.error_type:
+                self._metrics.model_load_seconds.labels(event.model).observe(event.spent.seconds)
+        elif isinstance(event, LaneStarted):
+            log.info("lane ready", lane=event.lane, pid=event.pid, seconds=round(event.seconds, 2))
+        elif isinstance(event, LaneEnded) and event.reason != "stop":
+            self._metrics.lane_restarts.labels(event.lane, event.reason).inc()
+            log.warning("lane ended", lane=event.lane, pid=event.pid, reason=event.reason, detail=event.detail)

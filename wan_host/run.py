@@ -1,0 +1,102 @@
+"""A run: one attempt of a job, with everything that is known of it while it goes through the stages."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wan_host.context import StageContext
+from wan_host.job import Job
+
+_AFTER_LANE = frozenset({"encode", "postprocess", "spool", "publish", "report"})
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One attempt. ``token`` is the fencing token of its lease (0 without a queue); times are of ``time.monotonic``."""
+
+    job_id: str
+    user_id: str
+    token: int
+    attempt: int
+    deadline: float
+    workdir: Path
+    queue_time: float = 0.0
+    job: Job | None = None
+    started: float = field(default_factory=time.monotonic)
+    stage: str = "waiting"
+    step: int = 0
+    total: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    cancelled: bool = False
+    on_change: Callable[[Run], None] | None = None
+    background: list[asyncio.Task[None]] = field(default_factory=list)
+    last_progress: float = field(default_factory=time.monotonic)
+    _first_step: tuple[float, int] | None = None
+    _contexts: list[StageContext] = field(default_factory=list)
+
+    def context(self, timeout: float | None = None) -> StageContext:
+        """Return a context for one piece of blocking work, bounded by the job's deadline and ``timeout`` seconds."""
+        deadline = self.deadline if timeout is None else min(self.deadline, time.monotonic() + timeout)
+        context = StageContext(job_id=self.job_id, user_id=self.user_id, workdir=self.workdir, deadline=deadline)
+        if self.cancelled:
+            context.cancel()
+        self._contexts.append(context)
+        return context
+
+    def cancel(self) -> None:
+        """Stop the work at its next check."""
+        self.cancelled = True
+        for context in self._contexts:
+            context.cancel()
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Enter a stage and add its seconds to what earlier visits took."""
+        self.enter(stage)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - started
+            self.progressed()
+
+    def enter(self, stage: str) -> None:
+        """Say which stage the run is in."""
+        self.stage = stage
+        self.progressed()
+
+    def stepped(self, stage: str, step: int, total: int) -> None:
+        """Say how far the lane is."""
+        if step == 1 or self._first_step is None:
+            self._first_step = (time.monotonic(), step)
+        self.stage, self.step, self.total = stage, step, total
+        self.progressed()
+
+    def progressed(self) -> None:
+        """Note that something moved: a lease is only renewed while that happens."""
+        self.last_progress = time.monotonic()
+        if self.on_change is not None:
+            self.on_change(self)
+
+    def seconds_left(self) -> float | None:
+        """Estimate how long the lane still needs, from the pace of its steps; None before it is known, 0 when it is done."""
+        if self.stage in _AFTER_LANE:
+            return 0.0
+        if self._first_step is None or self.step <= self._first_step[1]:
+            return None
+        since, first = self._first_step
+        return (time.monotonic() - since) / (self.step - first) * (self.total - self.step)
+
+    def elapsed(self) -> float:
+        """Seconds since the run started."""
+        return time.monotonic() - self.started
+
+    def progress(self) -> dict[str, Any]:
+        """Return what others are told: stage, step, total."""
+        return {"stage": self.stage, "step": self.step, "total": self.total}

@@ -1,0 +1,53 @@
+"""The HTTP server inside the worker's event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import structlog
+import uvicorn
+
+from wan_host.errors import SettingsError
+from wan_host.server.app import create_app
+
+if TYPE_CHECKING:
+    from wan_host.worker import Worker
+
+log = structlog.get_logger("wan_host.http")
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handlers: the worker decides when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the worker."""
+        yield
+
+
+class HttpServer:
+    """Serves a worker's routes. The address is bound at construction, so that a taken port is an error at start."""
+
+    def __init__(self, worker: Worker) -> None:
+        """Bind the address of the settings. Raises SettingsError where that is not possible."""
+        settings = worker.settings
+        try:
+            self._socket = socket.create_server((settings.bind_host, settings.port), backlog=128)
+        except OSError as error:
+            address = f"{settings.bind_host}:{settings.port}"
+            raise SettingsError(f"WAN_HOST_HOST, WAN_HOST_PORT: cannot listen on {address}: {error.strerror}") from error
+        self.host, self.port = self._socket.getsockname()[:2]
+        app = create_app(worker)
+        self._server = _Server(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2
+            )
+        )
+
+    async def serve(self) -> None:
+        """Answer requests until cancelled."""
+        log.info("listening", host=self.host, port=self.port)
+        await self._server.serve(sockets=[self._socket])

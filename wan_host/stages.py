@@ -1,0 +1,229 @@
+"""The stages of a run: references, enhancement, generation, encoding, postprocessing, publishing.
+
+The same code serves ``wan-host run`` and ``wan-host generate``. Hooks of the host process block, so they run in a bounded pool
+of threads; a hook that outlives its deadline is no longer waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import stamina
+import structlog
+
+from wan_host import encoding, references
+from wan_host.context import StageContext
+from wan_host.errors import (
+    DeadlineExceeded,
+    PostprocessFailed,
+    PublishFailed,
+    PublishRefused,
+    RetryableError,
+    UnsupportedRequest,
+    WanHostError,
+)
+from wan_host.hooks import Hooks
+from wan_host.job import Job
+from wan_host.lane_pool import LanePool
+from wan_host.media import DerivedFile, Media, OutputFile
+from wan_host.reporting import Outcome
+from wan_host.request import Clip, Enhancement, EnhanceRequest, GenerationRequest
+from wan_host.run import Run
+from wan_host.settings import Settings
+
+T = TypeVar("T")
+_CONTENT_TYPES = {"mp4": "video/mp4", "png": "image/png"}
+_HOST_THREADS = 16
+_GRACE_AFTER_DEADLINE = 5.0
+"""Seconds that a hook has to notice its deadline before the host turns away from it."""
+log = structlog.get_logger("wan_host.stages")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Product:
+    """What a run made: the encoded assets, every file that is to be published, and what was measured."""
+
+    media: tuple[Media, ...]
+    files: tuple[OutputFile, ...]
+    outcome: Outcome
+
+
+class Stages:
+    """The stages, with what they need of the worker."""
+
+    def __init__(self, *, hooks: Hooks, pool: LanePool, settings: Settings) -> None:
+        """``pool`` must be started."""
+        self._hooks, self._pool, self._settings = hooks, pool, settings
+        self._threads = ThreadPoolExecutor(_HOST_THREADS, thread_name_prefix="wan-host")
+        self._limits = references.ReferenceLimits(
+            max_bytes=settings.reference_max_bytes,
+            max_pixels=settings.reference_max_pixels,
+            timeout=settings.reference_timeout,
+            allowed_hosts=frozenset(settings.reference_hosts),
+        )
+
+    def close(self) -> None:
+        """Stop taking work; threads that hang are left behind."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def produce(self, run: Run, job: Job) -> Product:
+        """Take a run from its references to its files. Raises WanHostError."""
+        request = dataclasses.replace(await self._fetch(run, job), attempt=run.attempt)
+        enhancement = await self._enhance(run, job)
+        request = dataclasses.replace(request, prompt=enhancement.prompt)
+        result = await self._pool.generate(run, job.model, request)
+        with run.timed("encode"):
+            media = await self._encode(run, request, result.generation.clips)
+        with run.timed("postprocess"):
+            derived = [file for item in media for file in await self._postprocess(run, item)]
+        outcome = Outcome(
+            enhancement_source=enhancement.source,
+            enhanced_prompt=enhancement.prompt if enhancement.source != "none" else None,
+            enhancement_note=enhancement.reason,
+            vram_mib=result.memory.peak_mib,
+            generated=result.generation.metadata,
+        )
+        files = _output_files(job, media, derived)
+        return Product(media=tuple(media), files=files, outcome=outcome)
+
+    async def publish(self, run: Run, files: Sequence[OutputFile]) -> dict[tuple[int, str], str]:
+        """Publish every file, each until it is there; return the urls by asset index and role."""
+        with run.timed("publish"):
+            urls = [await self._publish_one(run, file) for file in files]
+        return {(file.asset_index, file.role): url for file, url in zip(files, urls, strict=True)}
+
+    async def blocking(self, run: Run, work: Callable[[StageContext], T], timeout: float | None = None) -> T:
+        """Run blocking work in a thread, bounded by the job's deadline and ``timeout`` seconds."""
+        context = run.context(timeout)
+        context.check()
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work, context)
+        try:
+            async with asyncio.timeout(context.remaining() + _GRACE_AFTER_DEADLINE):
+                return await future
+        except TimeoutError:
+            context.cancel()
+            raise DeadlineExceeded(f"stage {run.stage} of job {run.job_id} did not end within its time") from None
+        except asyncio.CancelledError:
+            context.cancel()
+            raise
+
+    async def _fetch(self, run: Run, job: Job) -> GenerationRequest:
+        if not job.references and not job.subjects:
+            return job.request
+        with run.timed("fetch"):
+            loaded = await self.blocking(
+                run,
+                lambda context: references.load_references(
+                    job.references,
+                    job.subjects,
+                    width=job.request.width,
+                    height=job.request.height,
+                    context=context,
+                    limits=self._limits,
+                    fetch_private=lambda uri: self._hooks.fetch_reference(uri, context),
+                ),
+            )
+        return dataclasses.replace(job.request, references=loaded)
+
+    async def _enhance(self, run: Run, job: Job) -> Enhancement:
+        original = Enhancement(prompt=job.request.prompt, source="none")
+        if not job.enhance:
+            return original
+        enhancer = self._pool.enhancer
+        if enhancer is None:
+            reason = "no plugin that enhances prompts is installed"
+            if self._settings.enhance_failure == "fail":
+                raise UnsupportedRequest(f"type: {job.type} asks for an enhanced prompt, but {reason}")
+            return dataclasses.replace(original, reason=reason)
+        with run.timed("enhance"):
+            request = EnhanceRequest(prompt=job.request.prompt, job_type=job.type, media=job.request.media)
+            try:
+                return await self._pool.enhance(run, request)
+            except RetryableError as error:
+                if self._settings.enhance_failure == "fail":
+                    raise
+                log.warning("enhancement failed, the prompt is used as it is", job=run.job_id, error=str(error))
+                return dataclasses.replace(original, reason=f"{error.error_type}: {error}")
+
+    async def _encode(self, run: Run, request: GenerationRequest, clips: Sequence[Clip]) -> list[Media]:
+        def encode(context: StageContext) -> list[Media]:
+            return [
+                encoding.encode_asset(
+                    clip, asset_index=index, kind=request.media, fps=request.fps, workdir=run.workdir, context=context
+                )
+                for index, clip in enumerate(clips)
+            ]
+
+        return await self.blocking(run, encode)
+
+    async def _postprocess(self, run: Run, media: Media) -> list[DerivedFile]:
+        try:
+            return await self.blocking(run, lambda context: self._hooks.postprocess(media, context))
+        except WanHostError:
+            raise
+        except Exception as error:
+            raise PostprocessFailed(f"{type(error).__name__}: {error}") from error
+
+    async def _publish_one(self, run: Run, file: OutputFile) -> str:
+        """Publish one file, again and again for the time that the setting allows. The work is done: it is worth the wait."""
+        attempts = stamina.retry_context(
+            on=PublishFailed, attempts=None, timeout=self._settings.publish_timeout, wait_initial=0.2, wait_max=30
+        )
+        async for attempt in attempts:
+            with attempt:
+                return await self._publish_once(run, file)
+        raise AssertionError("unreachable: the last attempt raises")
+
+    async def _publish_once(self, run: Run, file: OutputFile) -> str:
+        publisher = self._settings.publisher
+        try:
+            published = await self.blocking(run, lambda context: self._hooks.publish(publisher, file, context))
+        except (PublishRefused, PublishFailed):
+            raise
+        except WanHostError as error:
+            if not isinstance(error, RetryableError):
+                raise
+            raise PublishFailed(str(error)) from error
+        except Exception as error:
+            raise PublishFailed(f"publisher {publisher}: {type(error).__name__}: {error}") from error
+        if published.file_size_bytes != file.file_size_bytes:
+            there, sent = published.file_size_bytes, file.file_size_bytes
+            raise PublishFailed(f"publisher {publisher}: {file.key} has {there} bytes in the store, {sent} were sent")
+        run.progressed()
+        return published.url
+
+
+def _output_files(job: Job, media: Sequence[Media], derived: Sequence[DerivedFile]) -> tuple[OutputFile, ...]:
+    """Name every file by the contract: ``{user_id}/{job_id}/{i}.mp4``, ``{i}.thumb.webp``, ``{i}.{role}{suffix}``."""
+    names: Mapping[str, str] = {"thumbnail": "thumb"}
+    files = [
+        (item.asset_index, "asset", item.path, f"{item.asset_index}.{item.format}", _CONTENT_TYPES[item.format]) for item in media
+    ]
+    files += [
+        (
+            item.asset_index,
+            item.role,
+            item.path,
+            f"{item.asset_index}.{names.get(item.role, item.role)}{item.path.suffix}",
+            item.content_type,
+        )
+        for item in derived
+    ]
+    return tuple(
+        OutputFile(
+            job_id=job.id,
+            user_id=job.user_id,
+            asset_index=index,
+            role=role,
+            path=path,
+            key=f"{job.user_id}/{job.id}/{name}",
+            content_type=content_type,
+            file_size_bytes=path.stat().st_size,
+        )
+        for index, role, path, name, content_type in files
+    )

@@ -1,0 +1,357 @@
+"""The worker: claims jobs, keeps their leases, watches itself, and stops in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from wan_host import __version__
+from wan_host.attempt import Attempts
+from wan_host.connection import connect
+from wan_host.delivery import Outbox
+from wan_host.errors import QueueUnavailable
+from wan_host.hooks import Hooks
+from wan_host.hookspecs import WorkerInfo
+from wan_host.lane_pool import LanePool
+from wan_host.lanes.devices import list_devices
+from wan_host.metrics import Metrics
+from wan_host.queue import Claim, JobQueue, Poll
+from wan_host.run import Run
+from wan_host.settings import Settings
+from wan_host.spool import Spool, SpooledJob
+from wan_host.stages import Stages
+
+_IDLE_WAIT = 5.0
+_BUSY_WAIT = 0.25
+_BACKLOG_PER_LANE = 4
+"""Runs that may be encoding or publishing beside each lane's own before the worker stops claiming."""
+_QUEUE_SILENCE = 10.0
+_DISK_CHECK_SECONDS = 2.0
+log = structlog.get_logger("wan_host.worker")
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A claim that this worker works on."""
+
+    claim: Claim
+    run: Run
+    task: asyncio.Task[None] | None = None
+    renewed: float = field(default_factory=time.monotonic)
+
+
+class Worker:
+    """One worker process. ``run`` returns when it has stopped."""
+
+    def __init__(self, *, settings: Settings, hooks: Hooks, once: bool = False) -> None:
+        """``once``: stop when the queue is empty and everything is delivered."""
+        self.settings, self.hooks, self.metrics = settings, hooks, Metrics()
+        self.devices = list_devices().choose(settings.devices)
+        self.pool = LanePool(devices=self.devices, hooks=hooks, settings=settings, metrics=self.metrics)
+        self.started_at = time.time()
+        self._once = once
+        self._held: dict[str, Held] = {}
+        self._stopping = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._queue: JobQueue | None = None
+        self._queue_answered: float | None = None
+        self._queue_error = "not connected yet"
+        self._disk_free: int | None = None
+        self._lanes_started = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker has been asked to stop."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Take no more jobs; finish or hand back the running ones within the grace time."""
+        self._stopping.set()
+        self._changed.set()
+
+    def problems(self) -> list[str]:
+        """Return why this worker is not ready for jobs, from what was seen, not from what was hoped; empty when it is."""
+        reasons = list(self.hooks.registry.missing(self.settings.required_plugins).values())
+        if self._stopping.is_set():
+            reasons.append("the worker is stopping")
+        if self._queue_answered is None or self._queue_error:
+            reasons.append(f"queue: {self._queue_error}")
+        if not self._lanes_started:
+            reasons.append("lanes: starting")
+        reasons += [
+            f"lane {state.name}: {state.status}{': ' + state.failure if state.failure else ''}"
+            for state in self.pool.states()
+            if state.status in {"failed", "restarting", "stopped"}
+        ]
+        if self._disk_free is not None and self._disk_free < self.settings.min_free_bytes:
+            needed = self.settings.min_free_bytes // 2**20
+            reasons.append(f"disk: {self._disk_free // 2**20} MiB free in {self.settings.data_dir}, {needed} MiB are needed")
+        if self.hooks.registry.default_model(self.settings.model) is None and not self.hooks.models():
+            reasons.append("no model is installed")
+        return reasons
+
+    def refresh_metrics(self) -> None:
+        """Set the metrics that are read when somebody asks."""
+        metrics, states = self.metrics, self.pool.states()
+        metrics.build_info.labels(__version__).set(1)
+        for record in self.hooks.registry.records:
+            metrics.plugin_info.labels(record.name, record.version, record.status).set(1)
+        loaded = {name for state in states for name in state.loaded}
+        for name in self.hooks.models():
+            metrics.model_loaded.labels(name).set(name in loaded)
+        for device in {state.device for state in states}:
+            memory = [state.memory for state in states if state.device == device]
+            for kind in ("used", "reserved", "peak"):
+                metrics.vram_bytes.labels(device, kind).set(sum(getattr(item, kind) for item in memory))
+            metrics.vram_bytes.labels(device, "total").set(max(item.total for item in memory))
+
+    def runs(self) -> list[Run]:
+        """Return the runs of this moment."""
+        return [held.run for held in self._held.values()]
+
+    def describe(self) -> dict[str, str]:
+        """Return what the fleet's list shows of this worker."""
+        stages = ", ".join(f"{run.job_id}: {run.stage}" for run in self.runs())
+        devices = ", ".join(f"{device.name} ({device.label})" for device in self.devices)
+        return {"version": __version__, "devices": devices, "doing": stages, "url": self.settings.url}
+
+    async def run(self, serve: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Work until ``stop`` (or, with ``once``, until the queue is empty). ``serve`` runs beside, for as long as the worker."""
+        settings = self.settings
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        spool = Spool(settings.data_dir / "spool")
+        spool.open()
+        server = asyncio.create_task(serve()) if serve is not None else None
+        queue = self._queue = await connect(settings)
+        stages = Stages(hooks=self.hooks, pool=self.pool, settings=settings)
+        outbox = Outbox(
+            queue=queue,
+            hooks=self.hooks,
+            metrics=self.metrics,
+            timeout=settings.callback_timeout,
+            give_up_after=settings.report_hours * 3600,
+        )
+        attempts = Attempts(
+            queue=queue,
+            stages=stages,
+            hooks=self.hooks,
+            spool=spool,
+            metrics=self.metrics,
+            settings=settings,
+            wake_outbox=outbox.wake,
+        )
+        loops: list[asyncio.Task[None]] = []
+        try:
+            await self.pool.start()
+            self._lanes_started = True
+            loops = [asyncio.create_task(loop) for loop in (self._renew_loop(queue), outbox.run(), self._watch_disk())]
+            for spooled in spool.take_over():
+                await self._adopt(queue, attempts, spooled)
+            outbox.wake()
+            await self._tell_plugins("worker_started")
+            await self._claim_loop(queue, attempts, spool, outbox)
+            await self._tell_plugins("worker_stopping")
+            await self._settle()
+            with contextlib.suppress(QueueUnavailable):
+                await outbox.drain()
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await self.pool.stop()
+            stages.close()
+            spool.close()
+            await queue.aclose()
+            if server is not None:
+                server.cancel()
+                await asyncio.gather(server, return_exceptions=True)
+
+    async def _claim_loop(self, queue: JobQueue, attempts: Attempts, spool: Spool, outbox: Outbox) -> None:
+        while not self._stopping.is_set():
+            wanted = self._capacity()
+            if wanted == 0:
+                await self._wait_for_change(_BUSY_WAIT)
+                continue
+            try:
+                poll = await queue.poll(claims=wanted, worker=self.describe())
+            except QueueUnavailable as error:
+                self._note_queue(error=str(error))
+                await self._wait_for_change(1.0)
+                continue
+            self._note_queue(poll=poll)
+            outbox.set_clock(poll.server_time)
+            if poll.due_reports:
+                outbox.wake()
+            self._cancel(poll.cancelled)
+            for claim in poll.claims:
+                self._begin(claim, attempts, spool)
+            if poll.claims:
+                continue
+            if self._once and not self._held and not poll.depth:
+                return
+            await self._idle(queue, _IDLE_WAIT if poll.next_due is None else min(_IDLE_WAIT, max(poll.next_due, 0.05)))
+
+    def _capacity(self) -> int:
+        """How many jobs to claim now: for every lane that is free, and one ahead where a lane is about to be."""
+        if self._disk_free is not None and self._disk_free < self.settings.min_free_bytes:
+            return 0
+        left = [held.run.seconds_left() for held in self._held.values()]
+        in_lanes = [seconds for seconds in left if seconds is None or seconds > 0]
+        if len(left) - len(in_lanes) >= _BACKLOG_PER_LANE * self.pool.generate_lanes:
+            return 0
+        free = self.pool.generate_lanes - len(in_lanes)
+        if free > 0:
+            return free
+        ending = any(seconds is not None and seconds <= self.settings.prefetch_seconds for seconds in in_lanes)
+        return 1 if free == 0 and ending else 0
+
+    def _begin(self, claim: Claim, attempts: Attempts, spool: Spool) -> None:
+        run = self._new_run(claim, user_id="")
+        run.workdir = spool.folder(claim.job_id, claim.token)
+        self._hold(claim, run, attempts.work(claim, run))
+
+    async def _adopt(self, queue: JobQueue, attempts: Attempts, spooled: SpooledJob) -> None:
+        claim = await queue.adopt(spooled.job_id, spooled.token)
+        if claim is None:
+            log.info("spooled job is in other hands now, dropped", job=spooled.job_id, attempt=spooled.attempt)
+            shutil.rmtree(spooled.folder, ignore_errors=True)
+            return
+        run = self._new_run(claim, user_id=spooled.user_id)
+        run.workdir = spooled.folder
+        run.enter("spool")
+        self._hold(claim, run, attempts.deliver_spooled(claim, run, spooled))
+
+    def _new_run(self, claim: Claim, *, user_id: str) -> Run:
+        return Run(
+            job_id=claim.job_id,
+            user_id=user_id,
+            token=claim.token,
+            attempt=0,
+            deadline=time.monotonic() + self.settings.job_deadline,
+            workdir=self.settings.data_dir,
+        )
+
+    def _hold(self, claim: Claim, run: Run, work: Awaitable[None]) -> None:
+        held = self._held[claim.job_id] = Held(claim, run)
+        held.task = asyncio.ensure_future(work)
+        held.task.add_done_callback(lambda task: self._release(claim.job_id, task))
+        run.on_change = lambda _: self._changed.set()
+
+    def _release(self, job_id: str, task: asyncio.Task[None]) -> None:
+        self._held.pop(job_id, None)
+        self._changed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a run ended with an unexpected error", job=job_id, exc_info=error)
+
+    def _cancel(self, job_ids: frozenset[str]) -> None:
+        for job_id in job_ids:
+            held = self._held.get(job_id)
+            if held is not None and not held.run.cancelled:
+                log.info("job is being cancelled", job=job_id, stage=held.run.stage)
+                held.run.cancel()
+                self.pool.cancel(job_id)
+
+    async def _renew_loop(self, queue: JobQueue) -> None:
+        """Renew every lease at a third of its length, while its run moves."""
+        while True:
+            await asyncio.sleep(queue.lease_seconds / 3)
+            held = [item for item in self._held.values() if self._moves(item.run)]
+            if not held:
+                continue
+            try:
+                standing = await queue.renew(
+                    [item.claim for item in held], {item.run.job_id: item.run.progress() for item in held}
+                )
+            except QueueUnavailable as error:
+                self._note_queue(error=str(error))
+                continue
+            self._note_queue()
+            self._cancel(frozenset(job_id for job_id, state in standing.items() if state == "cancelled"))
+            for job_id in (job_id for job_id, state in standing.items() if state == "lost"):
+                self._drop(job_id)
+
+    def _moves(self, run: Run) -> bool:
+        """Tell whether a run is within its deadline; the lane's own watchdog ends one that stands still."""
+        return time.monotonic() < run.deadline + self.settings.cancel_grace
+
+    def _drop(self, job_id: str) -> None:
+        held = self._held.get(job_id)
+        if held is not None and held.task is not None:
+            log.warning("lease lost, the run is stopped", job=job_id, stage=held.run.stage)
+            self.metrics.lease_lost.inc()
+            held.run.cancel()
+            self.pool.cancel(job_id)
+
+    async def _settle(self) -> None:
+        """Let runs end within the grace time, then hand back what is left."""
+        tasks = [held.task for held in self._held.values() if held.task is not None]
+        if tasks:
+            log.info("waiting for running jobs", jobs=len(tasks), seconds=self.settings.stop_grace)
+            _, late = await asyncio.wait(tasks, timeout=self.settings.stop_grace)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _idle(self, queue: JobQueue, seconds: float) -> None:
+        waiting = asyncio.create_task(queue.wait(seconds))
+        stopping = asyncio.create_task(self._stopping.wait())
+        done, _ = await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in {waiting, stopping} - done:
+            task.cancel()
+        await asyncio.gather(waiting, stopping, return_exceptions=True)
+        if waiting in done and isinstance(error := waiting.exception(), QueueUnavailable):
+            self._note_queue(error=str(error))
+            await self._wait_for_change(1.0)
+
+    async def _wait_for_change(self, timeout: float) -> None:
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout)
+
+    def _note_queue(self, *, poll: Poll | None = None, error: str = "") -> None:
+        if error:
+            if not self._queue_error:
+                log.warning("queue unavailable", error=error)
+            self._queue_error = error
+            return
+        if self._queue_error and self._queue_answered is not None:
+            log.info("queue available again")
+        self._queue_answered, self._queue_error = time.monotonic(), ""
+        if poll is None:
+            return
+        self.metrics.queue_depth.set(poll.depth)
+        if poll.state_lost:
+            log.error("the queue server came back empty: jobs that waited there are lost; running ones will be delivered")
+        for entry in poll.poisoned:
+            self.metrics.dead_letters.labels(entry.reason).inc()
+            log.error("entry went to the dead letters", reason=entry.reason, bytes=entry.size, letter=entry.letter)
+        for duplicate in poll.duplicates:
+            log.warning("job was pushed again", job=duplicate.job_id, status=duplicate.status, action=duplicate.action)
+
+    async def _watch_disk(self) -> None:
+        while True:
+            self._disk_free = (await asyncio.to_thread(shutil.disk_usage, self.settings.data_dir)).free
+            await asyncio.sleep(_DISK_CHECK_SECONDS)
+
+    async def _tell_plugins(self, hook: str) -> None:
+        settings = self.settings
+        info = WorkerInfo(
+            worker_id=settings.worker_id,
+            version=__version__,
+            host=settings.bind_host,
+            port=settings.port,
+            url=settings.url,
+            devices=tuple(device.name for device in self.devices),
+        )
+        for plugin in self.hooks.plugins_with(hook):
+            try:
+                async with asyncio.timeout(settings.callback_timeout):
+                    await asyncio.to_thread(getattr(self.hooks, hook), plugin, info)
+            except Exception as error:  # noqa: BLE001  # the hooks' contract: logged, and the worker goes on
+                log.error("plugin hook failed", plugin=plugin, hook=hook, error=f"{type(error).__name__}: {error}")
