@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import asdict
 
 import pytest
@@ -22,7 +23,7 @@ async def test_two_workers_never_share_a_claim(open_, redis, name):
         return found
 
     found = await asyncio.gather(*(drain(queue) for queue in workers))
-    assert sorted(sum(found, [])) == sorted(f"j{index}" for index in range(100))
+    assert sorted(itertools.chain.from_iterable(found)) == sorted(f"j{index}" for index in range(100))
 
 
 async def test_an_attempt_counts_when_the_run_starts_and_only_once(open_):

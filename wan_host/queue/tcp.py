@@ -76,6 +76,8 @@ class TcpTransport(Transport):
         except (AuthenticationError, NoPermissionError) as error:
             raise SettingsError(f"the queue server {self.where} refuses the credentials: {error}") from error
         except (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError) as error:
+            if isinstance(error.__cause__, AuthenticationError | NoPermissionError):  # met while connecting
+                raise SettingsError(f"the queue server {self.where} refuses the credentials: {error}") from error
             raise QueueUnavailable(f"the queue server {self.where} does not answer: {error or type(error).__name__}") from error
         except ResponseError as error:
             raise server_error(_full(error), where=self.where) from error
