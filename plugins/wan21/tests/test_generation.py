@@ -81,7 +81,7 @@ def test_a_cancel_ends_the_job_at_once_and_leaves_no_trace(moment, vace, video, 
 
 def test_a_mode_that_the_checkpoint_cannot_do_is_refused_with_one_that_can(t2v, video, picture, recorder):
     wanted = video(reference_mode=ReferenceMode.START, references=References(first_frame=picture()))
-    with pytest.raises(UnsupportedRequest, match=r"start needs .*Wan-AI/Wan2.1-VACE-1.3B-diffusers"):
+    with pytest.raises(UnsupportedRequest, match=r"cannot do start, only none; .*Wan-AI/Wan2.1-VACE-1.3B-diffusers"):
         generate(wanted, t2v, recorder())
 
 

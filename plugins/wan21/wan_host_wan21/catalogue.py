@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wan_host import JobDefaults, ModelInfo, ModelLoadFailed, SizeBounds, wan_job_types
-from wan_host_wan21.checkpoint import VACE_CHECKPOINT, Checkpoint, recognise
+from wan_host_wan21.checkpoint import MAX_SUBJECTS, VACE_CHECKPOINT, Checkpoint, recognise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -81,6 +81,7 @@ def describe(name: str, checkpoint: Checkpoint, official: Official) -> ModelInfo
         job_types=wan_defaults(official.shift),
         reference_modes=checkpoint.reference_modes,
         image_to_image=checkpoint.image_to_image,
+        max_subject_references=MAX_SUBJECTS if checkpoint.adapter else 0,
         bounds=SizeBounds(),
         vram_mib=official.weights_mib,
         random_weights=checkpoint.random_weights,

@@ -13,6 +13,9 @@ from wan_host import ModelLoadFailed, ReferenceMode
 VACE_CHECKPOINT = "Wan-AI/Wan2.1-VACE-1.3B-diffusers"
 """The one checkpoint that serves every mode: a text-to-video model plus its adapter (WanVACETransformer3DModel)."""
 
+MAX_SUBJECTS = 4
+"""Subject references that a VACE checkpoint takes, by the wire contract."""
+
 _REQUIRED = ("tokenizer", "text_encoder", "transformer", "vae")
 _NATIVE_FILES = ("Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth")
 _TEXT_TO_VIDEO_CHANNELS = 16
@@ -42,6 +45,11 @@ class Checkpoint:
         return REFERENCE_MODES[self.kind]
 
     @property
+    def adapter(self) -> bool:
+        """Whether the transformer has VACE's adapter."""
+        return self.kind is Kind.VACE
+
+    @property
     def image_to_image(self) -> bool:
         """Whether image jobs can start from an image: every model that denoises plain latents can."""
         return self.kind in {Kind.T2V, Kind.VACE}
@@ -49,7 +57,7 @@ class Checkpoint:
 
 REFERENCE_MODES: dict[Kind, frozenset[ReferenceMode]] = {
     Kind.T2V: frozenset({ReferenceMode.NONE}),
-    Kind.VACE: frozenset({ReferenceMode.NONE}),
+    Kind.VACE: frozenset(ReferenceMode),
 }
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from wan_host import ModelLoadFailed
-from wan_host_wan21.checkpoint import Checkpoint, Kind
+from wan_host_wan21.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ def load_components(checkpoint: Checkpoint, context: LaneContext) -> Components:
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     path, dtype, device = checkpoint.path, compute_dtype(context.device), torch.device(context.device)
-    adapter = checkpoint.kind is Kind.VACE
+    adapter = checkpoint.adapter
     with _naming(path / "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path / "tokenizer")
     context.progress("tokenizer loaded")

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wan_host import Clip, Generation, ReferenceMode, UnsupportedRequest
-from wan_host_wan21.checkpoint import VACE_CHECKPOINT
+import numpy as np
+
+from wan_host import Clip, Generation, UnsupportedRequest
 from wan_host_wan21.decoding import decode
 from wan_host_wan21.embeddings import MAX_TOKENS
-from wan_host_wan21.sampling import Prompts, Steps, denoise, generated_frames
+from wan_host_wan21.pinning import pin
+from wan_host_wan21.references import Plan, Route, plan
+from wan_host_wan21.routes import latents_for
+from wan_host_wan21.sampling import Prompts, Steps, generated_frames
+from wan_host_wan21.solvers import steps_run
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from wan_host import GenerationRequest, LaneContext
     from wan_host_wan21.model import Wan21
 
+Facts = dict[str, str | int | float | bool]
+
 
 def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> Generation:
     """Make every clip of a job. Raise UnsupportedRequest for what this checkpoint cannot do, before any work."""
-    refuse_unsupported(request, model)
+    chosen = plan(request, model.checkpoint, model.info.name)
+    if request.loras:
+        raise UnsupportedRequest(f"config.loras: {model.info.name} takes none")
+    facts = _facts(request, model, chosen)
+    if chosen.route is Route.COPY:
+        return Generation(clips=_copies(request, chosen), metadata=facts)
     with model.job(context):
         with context.stage("text_encode"):
             prompts = encode_prompts(request, model)
@@ -28,21 +39,15 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
         for index in range(request.num_images):
             steps = Steps(context=context, clip=index, clips=request.num_images)
             seed = request.seed + index
-            clips.append(Clip(frames=_frames(request, model, prompts, seed, steps), seed=seed))
-        return Generation(clips=tuple(clips), metadata=_metadata(request, model))
-
-
-def refuse_unsupported(request: GenerationRequest, model: Wan21) -> None:
-    """Raise UnsupportedRequest where the request asks for what this model cannot do; the message says what can."""
-    name = model.info.name
-    if request.reference_mode is not ReferenceMode.NONE:
-        raise UnsupportedRequest(
-            f"config.reference_mode: {request.reference_mode} needs a VACE checkpoint such as {VACE_CHECKPOINT}; {name} is none"
-        )
-    if request.references.subjects:
-        raise UnsupportedRequest(f"config.reference_images: {name} takes none")
-    if request.loras:
-        raise UnsupportedRequest(f"config.loras: {name} takes none")
+            with context.stage("denoise"):
+                latents = latents_for(chosen, request, model, prompts, seed=seed, steps=steps)
+            with context.stage("decode"):
+                frames = decode(model.components.vae, latents, model.text_to_video.video_processor)[: request.frames]
+            if chosen.pins and model.settings.pin_frames:
+                frames, pinned = _pinned(frames, chosen)
+                facts |= pinned
+            clips.append(Clip(frames=frames, seed=seed))
+    return Generation(clips=tuple(clips), metadata=facts)
 
 
 def encode_prompts(request: GenerationRequest, model: Wan21) -> Prompts:
@@ -54,20 +59,35 @@ def encode_prompts(request: GenerationRequest, model: Wan21) -> Prompts:
     )
 
 
-def _frames(request: GenerationRequest, model: Wan21, prompts: Prompts, seed: int, steps: Steps) -> NDArray[np.uint8]:
-    context, pipeline = steps.context, model.text_to_video
-    with context.stage("denoise"):
-        latents = denoise(pipeline, request, prompts, seed, steps, num_frames=generated_frames(request.frames))
-    with context.stage("decode"):
-        frames = decode(model.components.vae, latents, pipeline.video_processor)
-    return frames[: request.frames]
+def _copies(request: GenerationRequest, chosen: Plan) -> tuple[Clip, ...]:
+    """Return the source itself, for every frame: what a denoise strength of 0 means."""
+    frames = np.repeat(np.asarray(chosen.start)[None], request.frames, axis=0)
+    return tuple(Clip(frames=frames, seed=request.seed + index) for index in range(request.num_images))
 
 
-def _metadata(request: GenerationRequest, model: Wan21) -> dict[str, str | int | float | bool]:
-    done: dict[str, str | int | float | bool] = {"generated_frames": generated_frames(request.frames)}
+def _pinned(frames: NDArray[np.uint8], chosen: Plan) -> tuple[NDArray[np.uint8], Facts]:
+    made, done = pin(frames, chosen.first, chosen.last, chosen.scale)
+    return made, {
+        "pin_fade_frames": done.fade_frames,
+        "pin_step_ratio": done.step_ratio,
+        "pin_psnr_before": done.error_db,
+    }
+
+
+def _facts(request: GenerationRequest, model: Wan21, chosen: Plan) -> Facts:
+    """Return what the report says beyond the parameters themselves."""
+    facts: Facts = {
+        "route": chosen.route.value,
+        "generated_frames": request.frames if chosen.route is Route.COPY else generated_frames(request.frames),
+        "steps_run": 0 if chosen.route is Route.COPY else steps_run(request.num_inference_steps, chosen.strength),
+    }
+    if chosen.pins:
+        facts["pinned"] = model.settings.pin_frames
+    if chosen.route is Route.CONDITIONED and chosen.scale < 1:
+        facts["conditioning_scale"] = round(chosen.scale, 4)
     tokens = model.embeddings.tokens(request.prompt)
     if tokens > MAX_TOKENS:
-        done["prompt_truncated_tokens"] = tokens - MAX_TOKENS
+        facts["prompt_truncated_tokens"] = tokens - MAX_TOKENS
     if model.checkpoint.random_weights:
-        done["random_weights"] = True
-    return done
+        facts["random_weights"] = True
+    return facts

@@ -52,8 +52,12 @@ def noise_source(seed: int) -> torch.Generator:
 
 
 def denoise(pipeline: Any, request: GenerationRequest, prompts: Prompts, seed: int, steps: Steps, **inputs: Any) -> torch.Tensor:
-    """Run a pipeline and return normalised latents, float32 of shape (1, channels, T, h, w)."""
-    pipeline.scheduler = scheduler_for(request)
+    """Run a pipeline and return normalised latents, float32 of shape (1, channels, T, h, w).
+
+    ``inputs`` go to the pipeline as they stand, apart from ``scheduler``, which replaces the request's own.
+    """
+    pipeline.scheduler = inputs.pop("scheduler", None) or scheduler_for(request)
+    inputs.setdefault("generator", noise_source(seed))
     return pipeline(
         prompt_embeds=prompts.positive,
         negative_prompt_embeds=prompts.negative,
@@ -61,7 +65,6 @@ def denoise(pipeline: Any, request: GenerationRequest, prompts: Prompts, seed: i
         width=request.width,
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
-        generator=noise_source(seed),
         callback_on_step_end=steps.done,
         output_type="latent",
         **inputs,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from wan_host import GenerationRequest
 
 TRAIN_TIMESTEPS = 1000
@@ -27,3 +29,31 @@ def scheduler_for(request: GenerationRequest) -> Any:
     if request.sample_solver == "unipc":
         return UniPCMultistepScheduler(**flow)
     return DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", solver_order=2, **flow)
+
+
+def steps_run(steps: int, strength: float) -> int:
+    """Return how many of ``steps`` are run from a source at ``strength``: all at 1, and at least one.
+
+    ``int(steps * strength)`` is what diffusers' video-to-video pipeline runs, and it crashes at 0.
+    """
+    return min(steps, max(1, int(steps * strength)))
+
+
+class LateStart:
+    """A scheduler whose first timesteps are left out, for pipelines that always run all of them (VACE).
+
+    The schedule inside stays whole, because the solvers look up sigmas and their last steps in it.
+    """
+
+    def __init__(self, scheduler: Any, skipped: int) -> None:
+        """Leave out the first ``skipped`` timesteps."""
+        self._scheduler, self._skipped = scheduler, skipped
+
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """The timesteps that are run."""
+        return self._scheduler.timesteps[self._skipped :]
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the scheduler's own."""
+        return getattr(self._scheduler, name)

@@ -1,0 +1,91 @@
+"""From a plan to latents: the three ways in which a clip is denoised."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wan_host_wan21.references import Plan, Route, control_video, on_canvas
+from wan_host_wan21.sampling import Prompts, Steps, denoise, generated_frames, noise_source
+from wan_host_wan21.solvers import LateStart, scheduler_for, steps_run
+
+if TYPE_CHECKING:
+    import torch
+
+    from wan_host import GenerationRequest
+    from wan_host_wan21.model import Wan21
+
+
+def latents_for(
+    plan: Plan, request: GenerationRequest, model: Wan21, prompts: Prompts, *, seed: int, steps: Steps
+) -> torch.Tensor:
+    """Return the normalised latents of one clip, float32 of shape (1, channels, T, h, w)."""
+    if plan.route is Route.TEXT:
+        frames = generated_frames(request.frames)
+        return denoise(model.text_to_video, request, prompts, seed, steps, num_frames=frames)
+    if plan.route is Route.IMAGE:
+        return _image_to_image(plan, request, model, prompts, seed, steps)
+    return _conditioned(plan, request, model, prompts, seed, steps)
+
+
+def _image_to_image(  # noqa: PLR0917  # the values of ``latents_for``, passed on
+    plan: Plan, request: GenerationRequest, model: Wan21, prompts: Prompts, seed: int, steps: Steps
+) -> torch.Tensor:
+    """Denoise from the image, noised to the strength's timestep, with WanVideoToVideoPipeline."""
+    wanted, count = plan.strength, request.num_inference_steps
+    # A little more than 1/count, so that rounding leaves one step.
+    strength = wanted if int(count * wanted) >= 1 else (1 + 1e-6) / count
+    return denoise(model.image_to_image, request, prompts, seed, steps, video=[_picture(plan.start)], strength=strength)
+
+
+def _conditioned(  # noqa: PLR0917  # as above
+    plan: Plan, request: GenerationRequest, model: Wan21, prompts: Prompts, seed: int, steps: Steps
+) -> torch.Tensor:
+    """Denoise with VACE; where the plan has a start, from it rather than from pure noise."""
+    pipeline: Any = model.conditioned
+    frames = generated_frames(request.frames)
+    control = control_video(plan, request.frames, request.width, request.height)
+    video, mask = (None, None) if control is None else ([_picture(frame) for frame in part] for part in control)
+    subjects = [on_canvas(subject, request.width, request.height) for subject in plan.subjects]
+    inputs: dict[str, Any] = {
+        "video": video,
+        "mask": mask,
+        "reference_images": subjects or None,
+        "conditioning_scale": plan.scale,
+        "num_frames": frames,
+    }
+    pipeline.keep_reactive = (request.width, request.height, request.frames, plan.first is None, plan.last is None)
+    run = steps_run(request.num_inference_steps, plan.strength)
+    if plan.start is not None and run < request.num_inference_steps:
+        skipped = request.num_inference_steps - run
+        inputs |= _from_start(plan, request, model, seed=seed, skipped=skipped)
+    latents = denoise(pipeline, request, prompts, seed, steps, **inputs)
+    return latents[:, :, len(subjects) :]
+
+
+def _from_start(plan: Plan, request: GenerationRequest, model: Wan21, *, seed: int, skipped: int) -> dict[str, Any]:
+    """Return latents and scheduler that begin ``skipped`` steps late, from the still image (after the subjects' frames)."""
+    import torch
+    from diffusers.utils.torch_utils import randn_tensor
+
+    from wan_host_wan21.vace import normalised_latents
+
+    vae, processor = model.components.vae, model.text_to_video.video_processor
+    frames = generated_frames(request.frames)
+
+    def latents_of(picture: Any, count: int) -> torch.Tensor:
+        video = processor.preprocess_video([picture] * count, request.height, request.width)
+        return normalised_latents(vae, video.to(model.device, vae.dtype))
+
+    parts = [latents_of(on_canvas(subject, request.width, request.height), 1) for subject in reversed(plan.subjects)]
+    source = torch.cat([*parts, latents_of(_picture(plan.start), frames)], dim=2)
+    scheduler = scheduler_for(request)
+    scheduler.set_timesteps(request.num_inference_steps, device=model.device)
+    noise = randn_tensor(source.shape, generator=noise_source(seed), device=model.device, dtype=torch.float32)
+    noised = scheduler.add_noise(source, noise, scheduler.timesteps[skipped : skipped + 1])
+    return {"latents": noised, "scheduler": LateStart(scheduler, skipped)}
+
+
+def _picture(pixels: Any) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(pixels)
