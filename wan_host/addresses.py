@@ -26,9 +26,18 @@ Address = IPv4Address | IPv6Address
 
 _SLICE = 0.25  # seconds between looks at cancel and deadline while waiting for a server
 _CONNECT = 5.0  # seconds for one address; the next one is tried then
-_CLOUD_SERVICES = frozenset({IPv4Address("168.63.129.16")})  # Azure's host agent: a public address that only its guests reach
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+_SPECIAL = tuple(  # what some versions of Python's ipaddress take for global
+    ipaddress.ip_network(network)
+    for network in (
+        "168.63.129.16/32",  # Azure's host agent: a public address that only its guests reach
+        "192.0.0.0/24",  # protocol assignments, Oracle's metadata among them
+        "192.88.99.0/24",  # 6to4 relays
+        "64:ff9b:1::/48",  # NAT64 of a site's own
+        "3fff::/20",  # documentation
+        "5f00::/16",  # segment routing
+    )
+)
 _ISATAP = (0x00005EFE, 0x02005EFE)
 _WORD = 0xFFFFFFFF
 
@@ -43,15 +52,15 @@ def is_public(address: Address) -> bool:
     False for private, loopback, link-local (with the metadata services), shared (100.64/10), multicast, reserved and
     unspecified ones, and for IPv6 forms that carry such an IPv4 address (mapped, 6to4, NAT64, ISATAP).
     """
+    if any(address in network for network in _SPECIAL):
+        return False
     if isinstance(address, IPv6Address):
-        if address.scope_id is not None or address.is_site_local or address in _LOCAL_NAT64:
+        if address.scope_id is not None or address.is_site_local:
             return False
         if not all(is_public(inner) for inner in _embedded(address)):
             return False
         if address.ipv4_mapped is not None or address in _NAT64:
             return True
-    elif address in _CLOUD_SERVICES:
-        return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
@@ -144,8 +153,9 @@ class BoundedStream(httpcore.NetworkStream):
         """Return up to ``max_bytes``, waiting in slices."""
         while True:
             self.check()
+            limit = min(_SLICE, self._remaining(httpcore.ReadTimeout))
             with contextlib.suppress(httpcore.ReadTimeout):
-                return self.stream.read(max_bytes, min(_SLICE, self._remaining(httpcore.ReadTimeout)))
+                return self.stream.read(max_bytes, limit)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002  # one deadline governs all
         """Send ``buffer``."""

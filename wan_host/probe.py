@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 _MOOV_LIMIT = 64 << 20  # a video of minutes needs kilobytes
 _LARGE = 1  # this size says that a 64-bit size follows
@@ -42,7 +42,7 @@ def probe(path: Path) -> Probe:
     """Measure an MP4 with one H.264 track of constant rate, or a PNG, by its suffix. Raises Unreadable and OSError."""
     try:
         return _probe_png(path) if path.suffix == ".png" else _probe_mp4(path)
-    except (struct.error, KeyError, IndexError, ValueError, SyntaxError) as error:
+    except (struct.error, KeyError, IndexError, ValueError, SyntaxError, UnidentifiedImageError) as error:
         raise Unreadable(f"{path.name} is damaged: {type(error).__name__}: {error}") from error
 
 

@@ -42,6 +42,8 @@ FetchPrivate = Callable[[str], bytes | None]
 SUBJECT_LONGEST_EDGE = 2048
 
 _FIRST_FREE_PORT = 1024
+_LAST_PORT = 65535
+_HOST = re.compile(rb"[A-Za-z0-9._:-]{1,253}")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRY_AGAIN = frozenset({408, 425, 429})
 _SERVER_FAULT = 500
@@ -234,8 +236,10 @@ def _check_url(url: httpx.URL, field: str, limits: ReferenceLimits) -> None:
         raise ReferenceRejected(f"{field}: a redirect to the scheme {url.scheme[:20]!r}; allowed are http and https")
     if url.userinfo:
         raise ReferenceRejected(f"{field}: {_shown(url)} holds a user name or password; that is not allowed")
+    if not _HOST.fullmatch(url.raw_host):
+        raise ReferenceRejected(f"{field}: {_shown(url)} has an impossible host name")
     port = _port(url)
-    web = port in {80, 443} or port >= _FIRST_FREE_PORT
+    web = port in {80, 443} or _FIRST_FREE_PORT <= port <= _LAST_PORT
     if not web and not is_allowed(url.host, port, limits.allowed_hosts):
         raise ReferenceRejected(f"{field}: port {port} is not allowed; allowed are 80, 443 and 1024 to 65535")
 

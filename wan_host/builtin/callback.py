@@ -130,7 +130,7 @@ def _beginning(response: httpx.Response, context: HookContext) -> bytes:
 def _skipped(answer: bytes) -> bool:
     try:
         value = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and value.get("skipped") is True
 

@@ -72,6 +72,7 @@ def scripted_server(answer: Callable[[Asked], Answer], tls: ssl.SSLContext | Non
 
 class _Server(ThreadingHTTPServer):
     block_on_close = False
+    request_queue_size = 128
     script: ScriptedServer
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
