@@ -82,6 +82,7 @@ def describe(name: str, checkpoint: Checkpoint, official: Official) -> ModelInfo
         reference_modes=checkpoint.reference_modes,
         image_to_image=checkpoint.image_to_image,
         max_subject_references=MAX_SUBJECTS if checkpoint.adapter else 0,
+        loras=True,
         bounds=SizeBounds(),
         vram_mib=official.weights_mib,
         random_weights=checkpoint.random_weights,

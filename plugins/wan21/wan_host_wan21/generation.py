@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wan_host import Clip, Generation, UnsupportedRequest
+from wan_host import Clip, Generation
 from wan_host_wan21.decoding import decode
 from wan_host_wan21.embeddings import MAX_TOKENS
 from wan_host_wan21.pinning import pin
@@ -27,14 +27,15 @@ Facts = dict[str, str | int | float | bool]
 def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> Generation:
     """Make every clip of a job. Raise UnsupportedRequest for what this checkpoint cannot do, before any work."""
     chosen = plan(request, model.checkpoint, model.info.name)
-    if request.loras:
-        raise UnsupportedRequest(f"config.loras: {model.info.name} takes none")
     facts = _facts(request, model, chosen)
     if chosen.route is Route.COPY:
         return Generation(clips=_copies(request, chosen), metadata=facts)
     with model.job(context):
         with context.stage("text_encode"):
             prompts = encode_prompts(request, model)
+        if model.loras.differ(request.loras):
+            with context.stage("load"):
+                model.loras.apply(request.loras, context)
         clips = []
         for index in range(request.num_images):
             steps = Steps(context=context, clip=index, clips=request.num_images)
@@ -85,6 +86,8 @@ def _facts(request: GenerationRequest, model: Wan21, chosen: Plan) -> Facts:
         facts["pinned"] = model.settings.pin_frames
     if chosen.route is Route.CONDITIONED and chosen.scale < 1:
         facts["conditioning_scale"] = round(chosen.scale, 4)
+    if request.loras:
+        facts["loras"] = ", ".join(f"{lora.name} ({lora.scale:g})" for lora in request.loras)
     tokens = model.embeddings.tokens(request.prompt)
     if tokens > MAX_TOKENS:
         facts["prompt_truncated_tokens"] = tokens - MAX_TOKENS

@@ -10,6 +10,7 @@ from wan_host import OutOfMemory
 from wan_host_wan21.checkpoint import Checkpoint, recognise
 from wan_host_wan21.components import Components, load_components
 from wan_host_wan21.embeddings import PromptEmbeddings
+from wan_host_wan21.loras import Loras
 from wan_host_wan21.settings import Wan21Settings, read_settings
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Wan21:
 
         self.info, self.checkpoint, self.components, self.settings = info, checkpoint, components, settings
         self.device = torch.device(device)
+        self.loras = Loras(components, settings)
         self.embeddings = PromptEmbeddings(components, self.device)
         shared: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": components.vae, "scheduler": None}
         self.text_to_video = WanPipeline(transformer=components.plain, **shared)
@@ -81,7 +83,7 @@ class Wan21:
 
         import torch
 
-        for name in ("text_to_video", "image_to_image", "conditioned", "components", "embeddings"):
+        for name in ("text_to_video", "image_to_image", "conditioned", "components", "embeddings", "loras"):
             self.__dict__.pop(name, None)
         gc.collect()
         if self.device.type == "cuda":

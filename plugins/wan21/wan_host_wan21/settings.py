@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from wan_host import SettingsError
 
 _PREFIX = "WAN_HOST_WAN21_"
 _FILE = "wan-host.toml"
+Names = Annotated[tuple[str, ...], NoDecode]
 
 
 def _of_host(name: str) -> AliasChoices:
@@ -28,10 +30,20 @@ class Wan21Settings(BaseSettings):
 
     data_dir: Path = Field(default=Path("~/.local/share/wan-host"), validation_alias=_of_host("data_dir"))
     models_dir: Path | None = Field(default=None, validation_alias=_of_host("models_dir"))
+    loras_dir: Path | None = None
+    """Adapters that jobs may name; defaults to ``loras`` in the data folder."""
+    lora_repos: Names = ()
+    """Hub repositories whose adapters jobs may name, as patterns such as ``me/*``; none by default."""
     pin_frames: bool = True
     """Make the first and last frame equal to their references; see ``pinning``."""
 
-    @field_validator("data_dir", "models_dir", mode="after")
+    @field_validator("lora_repos", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Read lists as arrays from the file and comma-separated from the environment."""
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("data_dir", "models_dir", "loras_dir", mode="after")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
@@ -40,6 +52,11 @@ class Wan21Settings(BaseSettings):
     def models_path(self) -> Path:
         """The folder to search for checkpoints by name."""
         return self.models_dir or self.data_dir / "models"
+
+    @property
+    def loras_path(self) -> Path:
+        """The folder that jobs' adapters are read from."""
+        return self.loras_dir or self.data_dir / "loras"
 
     @classmethod
     def settings_customise_sources(

@@ -1,0 +1,203 @@
+"""Adapters of a job: from where they may come, that they act as they should, and that they leave no trace."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch  # noqa: TID253  # a test of torch code
+from safetensors.torch import save_file
+from wan_host_wan21.generation import generate
+from wan_host_wan21.settings import Wan21Settings
+
+from wan_host import Lora, ReferenceMode, References, RetryableError, UnsupportedRequest
+
+LAYERS = {"blocks.0.attn1.to_q": "blocks.0.self_attn.q", "blocks.1.ffn.net.0.proj": "blocks.1.ffn.0"}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def factors(vace):
+    """Return the two factors of every layer, by diffusers' name of it."""
+    generator = torch.Generator().manual_seed(3)
+    made = {}
+    for layer in LAYERS:
+        rows, columns = vace.components.plain.get_submodule(layer).weight.shape
+        made[layer] = torch.randn(4, columns, generator=generator), torch.randn(rows, 4, generator=generator) * 0.3
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path, factors):
+    """Return a folder with one adapter in every format."""
+    folder = tmp_path / "loras"
+    folder.mkdir()
+    diffusers, peft, original, kohya = {}, {}, {}, {}
+    for block in range(2):  # diffusers' conversion wants every layer of every block in Kohya's format
+        for layer in (*(f"{kind}_attn_{name}" for kind in ("self", "cross") for name in "qkvo"), "ffn_0", "ffn_2"):
+            rows, columns = {"ffn_0": (32, 24), "ffn_2": (24, 32)}.get(layer, (24, 24))
+            musubi = f"lora_unet_blocks_{block}_{layer}"
+            kohya |= {f"{musubi}.lora_down.weight": torch.zeros(4, columns), f"{musubi}.lora_up.weight": torch.zeros(rows, 4)}
+            kohya[f"{musubi}.alpha"] = torch.tensor(4.0)
+    for layer, (down, up) in factors.items():
+        diffusers |= {f"transformer.{layer}.lora_A.weight": down, f"transformer.{layer}.lora_B.weight": up}
+        peft |= {f"base_model.model.{layer}.lora_A.weight": down, f"base_model.model.{layer}.lora_B.weight": up}
+        theirs = f"diffusion_model.{LAYERS[layer]}"
+        original |= {f"{theirs}.lora_A.weight": down, f"{theirs}.lora_B.weight": up}
+        musubi = "lora_unet_" + LAYERS[layer].replace(".", "_")
+        kohya |= {f"{musubi}.lora_down.weight": down, f"{musubi}.lora_up.weight": up, f"{musubi}.alpha": torch.tensor(4.0)}
+    for name, state in {"diffusers": diffusers, "peft": peft, "original": original, "kohya": kohya}.items():
+        save_file({key: value.clone() for key, value in state.items()}, folder / f"{name}.safetensors")
+    return folder
+
+
+@pytest.fixture
+def model(vace, folder, monkeypatch):
+    settings = Wan21Settings(loras_dir=folder, lora_repos=("me/*",))
+    monkeypatch.setattr(vace.loras, "_settings", settings)
+    yield vace
+    vace.loras.remove()
+
+
+@pytest.fixture
+def made(model, recorder, image):
+    """Return a function from adapters to the frames of a request."""
+
+    def frames(*loras, **changes):
+        request = image(loras=tuple(loras), **changes)
+        return generate(request, model, recorder()).clips[0].frames
+
+    return frames
+
+
+def test_an_adapter_acts_by_its_scale(made):
+    plain, half, full = made(), made(Lora(name="diffusers", scale=0.5)), made(Lora(name="diffusers"))
+    assert len({plain.tobytes(), half.tobytes(), full.tobytes()}) == 3
+    assert np.array_equal(made(Lora(name="diffusers", scale=0.0)), plain)
+
+
+def test_an_adapter_does_what_adding_its_product_to_the_weights_does(model, factors, folder, recorder):
+    hidden, text = torch.randn(1, 16, 1, 6, 4), torch.randn(1, 512, 32)
+    inputs = {"hidden_states": hidden, "timestep": torch.tensor([500]), "encoder_hidden_states": text, "return_dict": False}
+    plain = model.components.plain
+    with torch.no_grad():
+        model.loras.apply([Lora(name="diffusers", scale=0.7)], recorder())
+        adapted = plain(**inputs)[0]
+        model.loras.remove()
+        before = {layer: plain.get_submodule(layer).weight.clone() for layer in LAYERS}
+        for layer, (down, up) in factors.items():
+            plain.get_submodule(layer).weight.add_(0.7 * up @ down)
+        merged = plain(**inputs)[0]
+        for layer, weight in before.items():
+            plain.get_submodule(layer).weight.copy_(weight)
+    assert torch.allclose(adapted, merged, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["peft", "original", "kohya"])
+def test_every_format_means_the_same(form, made):
+    assert np.abs(made(Lora(name=form)).astype(int) - made(Lora(name="diffusers"))).max() <= 1
+
+
+def test_the_next_job_without_it_is_bit_identical_to_one_before(made, model, picture):
+    start = {"media": "video", "frames": 5, "reference_mode": ReferenceMode.START}
+    references = References(first_frame=picture())
+    weights = {name: parameter.data_ptr() for name, parameter in model.components.transformer.named_parameters()}
+    before, conditioned = made(), made(**start, references=references)
+    made(Lora(name="diffusers"))
+    made(Lora(name="original", scale=0.4), Lora(name="diffusers"), **start, references=references)
+    assert np.array_equal(made(), before)
+    assert np.array_equal(made(**start, references=references), conditioned)
+    assert {name: parameter.data_ptr() for name, parameter in model.components.transformer.named_parameters()} == weights
+
+
+def test_two_adapters_add_up_and_both_views_have_them(made, recorder, model, image, picture):
+    one, both = made(Lora(name="diffusers")), made(Lora(name="diffusers"), Lora(name="original"))
+    assert not np.array_equal(one, both)
+    request = image(media="video", frames=5, reference_mode=ReferenceMode.START, references=References(first_frame=picture()))
+    assert "loras" not in generate(request, model, recorder()).metadata
+
+
+def test_an_adapter_that_stays_is_not_read_again(model, image, recorder):
+    for expected in (True, False):
+        context = recorder()
+        generate(image(loras=(Lora(name="diffusers"),)), model, context)
+        assert ("reading diffusers" in context.events) is expected
+
+
+def test_a_file_that_changed_is_read_again(made, folder):
+    first = made(Lora(name="diffusers"))
+    (folder / "diffusers.safetensors").write_bytes((folder / "original.safetensors").read_bytes())
+    (folder / "peft.safetensors").replace(folder / "diffusers.safetensors")
+    assert np.array_equal(made(Lora(name="diffusers")), first)
+
+
+def test_outer_layers_are_adapted_in_both_views_and_given_back(made, folder, vace):
+    rows, columns = vace.components.plain.proj_out.weight.shape
+    state = {
+        "transformer.proj_out.lora_A.weight": torch.ones(2, columns),
+        "transformer.proj_out.lora_B.weight": torch.ones(rows, 2),
+    }
+    save_file(state, folder / "outer.safetensors")
+    before = made()
+    assert not np.array_equal(made(Lora(name="outer")), before)
+    assert np.array_equal(made(), before)
+
+
+def test_what_does_not_fit_is_refused_and_nothing_stays(made, folder, factors):
+    before = made()
+    down, up = factors["blocks.0.attn1.to_q"]
+    layer = "transformer.blocks.0.attn1.to_q"
+    wrong = {
+        "shape": {f"{layer}.lora_A.weight": torch.ones(4, 7), f"{layer}.lora_B.weight": up},
+        "deep": {"transformer.blocks.9.attn1.to_q.lora_A.weight": down, "transformer.blocks.9.attn1.to_q.lora_B.weight": up},
+        "half": {f"{layer}.lora_A.weight": down},
+        "other": {"unet.down.weight": down},
+    }
+    for name, state in wrong.items():
+        save_file({key: value.clone() for key, value in state.items()}, folder / f"{name}.safetensors")
+    (folder / "junk.safetensors").write_bytes(b"junk")
+    for name, message in {
+        "shape": "the wrong shape: blocks.0.attn1.to_q",
+        "deep": "no layer blocks.9.attn1.to_q",
+        "half": "one factor only",
+        "other": "unet.down.weight",
+        "junk": "no safetensors file",
+    }.items():
+        with pytest.raises(UnsupportedRequest, match=rf"^config\.loras\[1\]: {name} .*{message}"):
+            made(Lora(name="diffusers"), Lora(name=name))
+    assert np.array_equal(made(), before)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "link", "nowhere", "folder"])
+def test_only_files_in_the_folder_can_be_named(name, made, folder, tmp_path):
+    (tmp_path / "secret.safetensors").write_bytes((folder / "diffusers.safetensors").read_bytes())
+    (folder / "link.safetensors").symlink_to(tmp_path / "secret.safetensors")
+    (folder / "folder").mkdir()
+    with pytest.raises(UnsupportedRequest, match=r"^config\.loras\[0\]: "):
+        made(Lora(name=name))
+
+
+def test_a_folder_with_one_file_can_be_named(made, folder):
+    (folder / "trained").mkdir()
+    (folder / "diffusers.safetensors").rename(folder / "trained" / "pytorch_lora_weights.safetensors")
+    assert np.array_equal(made(Lora(name="trained")), made(Lora(name="trained/pytorch_lora_weights.safetensors")))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [(f"you/lora@{COMMIT}", "WAN_HOST_WAN21_LORA_REPOS"), ("me/lora@main", "not pinned")],
+)
+def test_hub_adapters_must_be_allowed_and_pinned(name, message, made):
+    with pytest.raises(UnsupportedRequest, match=message):
+        made(Lora(name=name))
+
+
+def test_a_pinned_hub_adapter_comes_from_the_cache(made, folder, tmp_path, monkeypatch):
+    snapshot = tmp_path / "hub" / "models--me--lora" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "a.safetensors").write_bytes((folder / "diffusers.safetensors").read_bytes())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    expected = made(Lora(name="diffusers"))
+    assert np.array_equal(made(Lora(name=f"me/lora@{COMMIT}")), expected)
+    assert np.array_equal(made(Lora(name=f"me/lora@{COMMIT}:a.safetensors")), expected)
+    with pytest.raises(RetryableError, match="could not be fetched"):
+        made(Lora(name=f"me/other@{COMMIT}"))

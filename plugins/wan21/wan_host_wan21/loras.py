@@ -1,0 +1,156 @@
+"""Adapters (LoRA) for a job: read, checked against the model, put in, weighed, and taken out without a trace."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wan_host import UnsupportedRequest
+from wan_host_wan21.lora_files import find_lora
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import torch
+
+    from wan_host import LaneContext, Lora
+    from wan_host_wan21.components import Components
+    from wan_host_wan21.settings import Wan21Settings
+
+_KEPT = 4
+"""Files kept in memory; a rank-32 adapter of the 1.3B model takes some 90 MB."""
+_PREFIX = "transformer."
+_FACTORS = ("lora_A.weight", "lora_B.weight", "lora_B.bias")
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file as it is now: when it changes, it is read again."""
+
+    path: Path
+    modified_ns: int
+    size: int
+
+
+class Loras:
+    """The adapters in a model's transformer. They stay in for the next job if that wants the same ones.
+
+    They are never fused into the weights: taking them out again must give every bit back.
+    """
+
+    def __init__(self, components: Components, settings: Wan21Settings) -> None:
+        """Serve the transformer of ``components``."""
+        self._components, self._settings = components, settings
+        self._read: OrderedDict[_File, dict[str, torch.Tensor]] = OrderedDict()
+        self._loaded: tuple[_File, ...] = ()
+
+    def differ(self, wanted: Sequence[Lora]) -> bool:
+        """Whether there is anything to do: adapters to put in, or to take out."""
+        return bool(wanted or self._loaded)
+
+    def apply(self, wanted: Sequence[Lora], context: LaneContext) -> None:
+        """Make exactly ``wanted`` act, in that order. Raise UnsupportedRequest, and have none in, where one does not fit."""
+        files = []
+        for index, lora in enumerate(wanted):
+            path = find_lora(lora.name, f"config.loras[{index}]", self._settings, context)
+            stat = path.stat()
+            files.append(_File(path, stat.st_mtime_ns, stat.st_size))
+        if tuple(files) != self._loaded:
+            self.remove()
+            self._load(files, wanted, context)
+        if files:
+            names = [_adapter_name(index) for index in range(len(files))]
+            self._components.transformer.set_adapters(names, [lora.scale for lora in wanted])
+
+    def remove(self) -> None:
+        """Take every adapter out; the weights are then the very tensors that were loaded."""
+        if self._loaded:
+            self._components.transformer.unload_lora()
+            self._components.share_modules()
+            self._loaded = ()
+
+    def _load(self, files: Sequence[_File], wanted: Sequence[Lora], context: LaneContext) -> None:
+        transformer = self._components.transformer
+        states = []
+        for index, (file, lora) in enumerate(zip(files, wanted, strict=True)):
+            context.progress(f"reading {lora.name}")
+            state = self._state(file, lora.name, f"config.loras[{index}]")
+            _check(state, transformer, lora.name, f"config.loras[{index}]")
+            states.append(state)
+        try:
+            for index, state in enumerate(states):
+                # Before anything goes in: a failure in the middle must be taken out again.
+                self._loaded = tuple(files)
+                typed = {key: value.to(transformer.dtype) for key, value in state.items()}
+                with warnings.catch_warnings():
+                    # Several adapters are meant. An outer layer's name (proj_out) also matches VACE's blocks, where PEFT
+                    # then puts factors of zero, which change nothing.
+                    warnings.filterwarnings("ignore", message="Already found a `peft_config`", category=UserWarning)
+                    warnings.filterwarnings("ignore", message="While injecting the PEFT adapters", category=RuntimeWarning)
+                    transformer.load_lora_adapter(typed, adapter_name=_adapter_name(index))
+        except BaseException:
+            self.remove()
+            raise
+        self._components.share_modules()
+
+    def _state(self, file: _File, name: str, field: str) -> dict[str, torch.Tensor]:
+        """Return the adapter in diffusers' format, whatever it was written in."""
+        found = self._read.get(file)
+        if found is None:
+            found = self._read[file] = read_lora(file.path, name, field)
+            if len(self._read) > _KEPT:
+                self._read.popitem(last=False)
+        self._read.move_to_end(file)
+        return found
+
+
+def read_lora(path: Path, name: str, field: str) -> dict[str, torch.Tensor]:
+    """Read a file in diffusers' format, PEFT's, Wan's own names or Kohya's. Raise UnsupportedRequest for anything else."""
+    from diffusers import WanPipeline
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = {key.replace("base_model.model.", _PREFIX, 1): value for key, value in load_file(path).items()}
+        return dict(WanPipeline.lora_state_dict(state))
+    except SafetensorError as error:
+        raise UnsupportedRequest(f"{field}: {name} is no safetensors file: {error}") from error
+    except (ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        raise UnsupportedRequest(f"{field}: {name} is no adapter for Wan: {error}") from error
+
+
+def _check(state: dict[str, torch.Tensor], transformer: Any, name: str, field: str) -> None:
+    """Raise UnsupportedRequest where a factor has no layer, no partner or the wrong shape.
+
+    diffusers would only log a layer that is not there, and stop half way at a wrong shape.
+    """
+    if not state:
+        raise UnsupportedRequest(f"{field}: {name} holds no adapter")
+    for key, value in state.items():
+        factor = next((suffix for suffix in _FACTORS if key.endswith(f".{suffix}")), None)
+        if factor is None or not key.startswith(_PREFIX):
+            raise UnsupportedRequest(f"{field}: {name} holds {key}, which is no adapter of a Wan transformer")
+        layer = key.removeprefix(_PREFIX).removesuffix(f".{factor}")
+        weight = _weight(transformer, layer)
+        if weight is None:
+            raise UnsupportedRequest(f"{field}: {name} is for another model: this one has no layer {layer}")
+        down, up = (state.get(f"{_PREFIX}{layer}.{part}") for part in _FACTORS[:2])
+        if down is None or up is None:
+            raise UnsupportedRequest(f"{field}: {name} is incomplete: {layer} has one factor only")
+        expected, given = (weight.shape[0], weight.shape[1]), (up.shape[0], down.shape[1])
+        if expected != given or up.shape[1] != down.shape[0] or (value.ndim == 1 and value.shape[0] != weight.shape[0]):
+            raise UnsupportedRequest(f"{field}: {name} has the wrong shape: {layer} is {expected}, the adapter is for {given}")
+
+
+def _weight(transformer: Any, layer: str) -> Any:
+    try:
+        return getattr(transformer.get_submodule(layer), "weight", None)
+    except AttributeError:
+        return None
+
+
+def _adapter_name(index: int) -> str:
+    return f"job_{index}"
