@@ -19,7 +19,7 @@ from wan_host import references
 from wan_host.context import StageContext
 from wan_host.errors import DeadlineExceeded, JobCancelled, PluginError, ReferenceRejected, ReferenceUnreachable
 from wan_host.references import ReferenceLimits, fetch_bytes, load_references
-from wan_host.testing.server import Answer, scripted_server
+from wan_host.testing.server import Answer, scripted_server, trickling_server
 
 FIELD = "config.first_frame"
 SECRET = "token=eyJhbGciOiJIUzI1NiJ9"
@@ -228,27 +228,27 @@ def test_a_server_that_trickles_its_body_is_given_up_in_time(server):
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nX-Slow: "])
 def test_a_server_that_trickles_its_headers_is_given_up_in_time(head):
-    with raw_server(head, b"a", every=0.05) as host:
+    with trickling_server(head, b"a", every=0.05) as host:
         bounds = ReferenceLimits(timeout=0.6, allowed_hosts=frozenset({host}))
         assert took(lambda: refused(f"http://{host}/a", bounds, ReferenceUnreachable)) < 2
 
 
 def test_a_server_that_never_shakes_hands_is_given_up_in_time():
-    with raw_server(b"", b"", every=0.05) as host:
+    with trickling_server(b"", b"", every=0.05) as host:
         bounds = ReferenceLimits(timeout=0.6, allowed_hosts=frozenset({host}))
         assert took(lambda: refused(f"https://{host}/a", bounds, ReferenceUnreachable)) < 2
 
 
 def test_cancelling_ends_a_fetch_that_waits():
     given = context()
-    with raw_server(b"", b"", every=0.05) as host:
+    with trickling_server(b"", b"", every=0.05) as host:
         threading.Timer(0.2, given.cancel).start()
         with pytest.raises(JobCancelled):
             fetch(f"http://{host}/a", ReferenceLimits(allowed_hosts=frozenset({host})), given=given)
 
 
 def test_the_deadline_of_the_stage_ends_a_fetch_that_waits():
-    with raw_server(b"", b"", every=0.05) as host, pytest.raises(DeadlineExceeded):
+    with trickling_server(b"", b"", every=0.05) as host, pytest.raises(DeadlineExceeded):
         fetch(f"http://{host}/a", ReferenceLimits(allowed_hosts=frozenset({host})), given=context(0.4))
 
 
@@ -379,35 +379,6 @@ def resolve_to(monkeypatch, address):
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
 
 
-class raw_server:  # noqa: N801  # reads as a function
-    """Accepts one connection, says ``head`` and then ``piece`` again and again."""
-
-    def __init__(self, head, piece, *, every):
-        self.head, self.piece, self.every = head, piece, every
-        self.stop = threading.Event()
-
-    def __enter__(self):
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.thread = threading.Thread(target=self.serve, daemon=True)
-        self.thread.start()
-        return f"127.0.0.1:{self.listener.getsockname()[1]}"
-
-    def __exit__(self, *error):
-        self.stop.set()
-        self.thread.join()
-        self.listener.close()
-
-    def serve(self):
-        connection, _ = self.listener.accept()
-        with connection:
-            try:
-                connection.sendall(self.head)
-                while not self.stop.wait(self.every):
-                    connection.sendall(self.piece)
-            except OSError:
-                pass
-
-
 def certificate(folder, name):
     """Make a self-signed certificate for ``name``; return a server's and a client's TLS context that know it."""
     x509 = pytest.importorskip("cryptography.x509")
@@ -416,7 +387,7 @@ def certificate(folder, name):
 
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = dt.dt.now(dt.UTC)
+    now = dt.datetime.now(dt.UTC)
     signed = (
         x509.CertificateBuilder()
         .subject_name(subject)

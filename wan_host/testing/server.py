@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -68,6 +70,28 @@ def scripted_server(answer: Callable[[Asked], Answer], tls: ssl.SSLContext | Non
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def trickling_server(head: bytes, piece: bytes, *, every: float) -> Iterator[str]:
+    """Accept one connection, say ``head`` and then ``piece`` every so many seconds; yields the address as ``host:port``."""
+    stop = threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError), listener.accept()[0] as connection:
+            connection.sendall(head)
+            while not stop.wait(every):
+                connection.sendall(piece)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        stop.set()
+        listener.close()
+        thread.join(1)
 
 
 class _Server(ThreadingHTTPServer):
