@@ -26,6 +26,11 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     asyncio.run(server.stop())
 
 
+@pytest.fixture(autouse=True)
+def quick_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wan_host.queue.session._PAUSE", 0.005)
+
+
 @pytest.fixture
 def name() -> str:
     return f"queue{next(_names)}"

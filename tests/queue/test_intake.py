@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.queue.entries import REPORT, claim_ids, claimed, job
+from wan_host.errors import InvalidJob
 
 TEXT = job("a", config={"frames": 9, "empty": []}, big=9007199254740993)
 
@@ -26,6 +27,12 @@ async def test_an_entry_is_accepted_in_every_form_and_its_text_is_kept(entry, qu
     (claim,) = (await queue.poll(claims=1)).claims
     assert claim.payload.strip() == TEXT
     assert claim.job_id == "a"
+
+
+@pytest.mark.parametrize("entry", [b'{"id": "\xff"}', '{"id": "\ud83d"}'])
+async def test_what_is_no_utf8_cannot_be_pushed_by_this_process(entry, queue):
+    with pytest.raises(InvalidJob, match="UTF-8"):
+        await queue.push(entry)
 
 
 @pytest.mark.parametrize(

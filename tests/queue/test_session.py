@@ -119,6 +119,17 @@ async def test_a_server_that_does_not_answer_at_all_raises_after_two_tries(queue
     assert calls[0] == calls[1]
 
 
+async def test_closing_does_not_fail_because_the_server_is_away(open_, monkeypatch):
+    queue = await open_()
+    await queue.poll(claims=0, worker={"device": "cpu"})
+
+    async def silent(*command):
+        raise QueueUnavailable("down")
+
+    monkeypatch.setattr(queue._transport, "execute", silent)
+    await queue.aclose()
+
+
 async def test_a_script_that_the_server_has_forgotten_is_sent_again(queue, redis, name):
     await queue.poll(claims=1)
     await redis.script_flush()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from wan_host.errors import LeaseLost
+from wan_host.errors import InvalidJob, LeaseLost, WanHostError
 from wan_host.queue.inspection import Inspection
 from wan_host.queue.keys import DEFAULT_ENTRY_LIMIT, DELIVERY_SECONDS, MOVED_A_POLL, RESERVED_SEQUENCE, intake_key
 from wan_host.queue.outbox import Outbox
@@ -42,8 +42,13 @@ class JobQueue(Outbox, Inspection):
         self._runs: dict[tuple[str, int], Started] = {}
 
     async def push(self, payload: str | bytes) -> None:
-        """Append an entry to the producers' list, as producers do by RPUSH; no check is made."""
-        await self._run("push", payload if isinstance(payload, str) else payload.decode())
+        """Append an entry to the producers' list, as producers do by RPUSH; raises InvalidJob if it is no UTF-8, and checks no more."""
+        try:
+            text = payload if isinstance(payload, str) else payload.decode()
+            text.encode()
+        except UnicodeError:
+            raise InvalidJob("payload", payload[:40], "it must be UTF-8") from None
+        await self._run("push", text)
         self._transport.nudge()
 
     async def poll(self, *, claims: int, worker: Mapping[str, str] | None = None) -> Poll:
@@ -81,7 +86,8 @@ class JobQueue(Outbox, Inspection):
         """Wait up to ``timeout`` seconds for something to do, as the last `poll` left things; poll again afterwards.
 
         Returns early when an entry came (TCP), when a lease or a delay that the last poll knew of ends (TCP), when this
-        process pushed an entry, or after the pause that the budget of an idle worker wants (REST).
+        process pushed an entry. Over REST it lasts as long as the budget of an idle worker wants, from 2 s to 12.5 s, whatever
+        ``timeout`` says.
         """
         if self._full:
             await self._sleep(timeout)
@@ -213,10 +219,12 @@ class JobQueue(Outbox, Inspection):
         raise LeaseLost(f"job {claim.job_id}: the lease is lost; another worker has the job, or it has ended")
 
     async def aclose(self) -> None:
-        """Say goodbye if this worker had introduced itself, and close the connection."""
+        """Say goodbye if this worker had introduced itself, and close the connection; never raises because the server is away."""
         try:
             if self._said_hello:
-                await self._run("workers", self.worker_id)
+                await self._run_once("workers", self.worker_id)
+        except WanHostError as error:
+            log.warning("queue.goodbye", error=str(error))
         finally:
             await super().aclose()
 

@@ -18,7 +18,7 @@ from wan_host.queue.transport import Backend, Reply, Sleep, Transport, server_er
 __all__ = ["RestTransport"]
 
 _ANSWER_SECONDS: Final = 20.0
-_FIRST_PAUSE: Final = 1.0
+_FIRST_PAUSE: Final = 2.0
 _LONGEST_PAUSE: Final = 12.5
 """An idle worker polls 288 times an hour; with the quicker polls after the last job it stays under 300."""
 _GROWTH: Final = 1.6
@@ -66,9 +66,12 @@ class RestTransport(Transport):
         return server_error(message, where=self.where)
 
     async def wait(self, source: str, destination: str, seconds: float, idle: int) -> bool:
-        """Sleep, the longer the more polls found nothing: from 1 s up to 12.5 s, or until `nudge`."""
-        del source, destination
-        pause = min(seconds, _LONGEST_PAUSE, _FIRST_PAUSE * _GROWTH ** min(idle, 20))
+        """Sleep, the longer the more polls found nothing: from 2 s up to 12.5 s, or until `nudge`.
+
+        ``seconds`` does not matter: whoever polls more often than that leaves the budget.
+        """
+        del source, destination, seconds
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * _GROWTH ** min(idle, 20))
         if self._nudged.is_set():
             self._nudged.clear()
             return True

@@ -18,7 +18,6 @@ __all__ = ["Session", "as_json", "log"]
 
 log = structlog.get_logger("wan_host.queue")
 
-_TRIES: Final = 2
 _PAUSE: Final = 0.1
 
 
@@ -77,13 +76,14 @@ class Session:
     async def _run(self, script: str, *args: str) -> Reply:
         """Run a script; when its answer is lost, ask once more with the same request id, so that nothing happens twice."""
         request = uuid.uuid4().hex
-        for last in (False,) * (_TRIES - 1) + (True,):
-            try:
-                return await self._transport.evaluate(load_script(script), self.name, (request, self._retention, *args))
-            except QueueUnavailable as error:
-                if last:
-                    raise
-                log.warning("queue.repeat", script=script, error=str(error))
-                await self._transport.recover()
-                await self._sleep(_PAUSE)
-        raise AssertionError
+        try:
+            return await self._run_once(script, *args, request=request)
+        except QueueUnavailable as error:
+            log.warning("queue.repeat", script=script, error=str(error))
+        await self._transport.recover()
+        await self._sleep(_PAUSE)
+        return await self._run_once(script, *args, request=request)
+
+    async def _run_once(self, script: str, *args: str, request: str = "") -> Reply:
+        """Run a script without a second try."""
+        return await self._transport.evaluate(load_script(script), self.name, (request, self._retention, *args))

@@ -117,10 +117,9 @@ end
 
 -- The first kilobyte, always valid UTF-8: a REST client fails on anything else after the entry is gone.
 local function head_of(text)
-  local cut = text:sub(1, 1024)
-  for _ = 1, 4 do
+  for last = 1024, #text > 1024 and 1021 or 1024, -1 do  -- the cut may have gone through a character
+    local cut = text:sub(1, last)
     if is_utf8(cut) then return cut end
-    cut = cut:sub(1, -2)
   end
   return (text:sub(1, 1024):gsub('[\128-\255]', '?'))
 end

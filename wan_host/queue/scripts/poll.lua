@@ -184,9 +184,13 @@ local function tidy()
       keep(stream)
       keep(leases_key(p))
       keep(delayed_key(p))
-      for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, GROUP)) do
-        local name, pending, idle = consumer[2], consumer[4], consumer[6]
-        if pending == 0 and idle > 86400000 then redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, name) end
+      local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)
+      for _, row in ipairs(consumers.err and {} or consumers) do
+        local consumer = {}
+        for i = 1, #row, 2 do consumer[row[i]] = row[i + 1] end
+        if consumer.pending == 0 and consumer.idle > 86400000 then
+          redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, consumer.name)
+        end
       end
     end
   end
