@@ -42,7 +42,7 @@ class JobQueue(Outbox, Inspection):
         self._runs: dict[tuple[str, int], Started] = {}
 
     async def push(self, payload: str | bytes) -> None:
-        """Append an entry to the producers' list, as producers do by RPUSH; raises InvalidJob if it is no UTF-8, and checks no more."""
+        """Append an entry to the producers' list, as producers do by RPUSH; raises InvalidJob if it is no UTF-8."""
         try:
             text = payload if isinstance(payload, str) else payload.decode()
             text.encode()
