@@ -79,6 +79,8 @@ class Exchange:
         self.what = ""
         self.stage = ""
         self.step = self.total = 0
+        self.moved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the stage has changed since it was last replaced: another limit holds now."""
         self.reply: asyncio.Future[Done | Failed] = asyncio.get_running_loop().create_future()
         self._limits = limits
         self.within = within
@@ -92,6 +94,8 @@ class Exchange:
     def heard(self, beat: Heartbeat) -> None:
         """Take a sign of progress."""
         self.progressed = time.monotonic()
+        if beat.stage != self.stage and not self.moved.done():
+            self.moved.set_result(None)
         self.stage, self.step, self.total = beat.stage, beat.step, beat.total
 
     def where(self) -> str:

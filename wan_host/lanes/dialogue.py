@@ -125,16 +125,18 @@ class Dialogue:
             if pending.cancelled.done() and not told:
                 told = True
                 child.send(Cancel(call=exchange.number), self._folder)
+            if exchange.moved.done():
+                exchange.moved = asyncio.get_running_loop().create_future()
             end, reason = exchange.patience()
             left = end - time.monotonic()
             if left <= 0:
                 silent = time.monotonic() - exchange.progressed
                 await keeper.give_up(child, reason)
                 raise self._given_up(child, exchange, reason, silent)
-            waited: set[asyncio.Future[Any]] = {exchange.reply, child.exited}
+            waited: set[asyncio.Future[Any]] = {exchange.reply, exchange.moved, child.exited}
             if not told:
                 waited.add(pending.cancelled)
-            # returns when the time is over, too: a heartbeat in between has moved the end, and the loop asks again
+            # heartbeats wake nobody: they have moved the end, which the loop finds when the old one is reached
             await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         return exchange.reply.result()
 
@@ -162,7 +164,7 @@ class Dialogue:
         if ended.error == JobCancelled.__name__ and keeper.status == "stopped":
             raise LaneCrashed(f"lane {self._name} was stopped {exchange.where()} of {pending.subject()}")
         if ended.error == DeadlineExceeded.__name__ and exchange.within is not None and (pending.remaining() or 1) > 0:
-            raise ModelLoadFailed(f"loading model {pending.model!r} took longer than {exchange.within:.0f} s")
+            raise ModelLoadFailed(f"loading model {pending.model!r} took longer than {exchange.within:g} s")
         raise revive(ended.error, ended.message)
 
     def _lost(self, keeper: Keeper, child: LaneProcess, exchange: Exchange) -> WanHostError:
@@ -175,8 +177,8 @@ class Dialogue:
         subject, where, grace = exchange.pending.subject(), exchange.where(), self._limits.cancel_grace
         match reason:
             case "cancel":
-                return JobCancelled(f"{subject} was cancelled {where}; it did not end within {grace:.0f} s and was killed")
+                return JobCancelled(f"{subject} was cancelled {where}; it did not end within {grace:g} s and was killed")
             case "deadline":
-                return DeadlineExceeded(f"{subject} ran out of time {where}; it did not end within {grace:.0f} s and was killed")
+                return DeadlineExceeded(f"{subject} ran out of time {where}; it did not end within {grace:g} s and was killed")
             case _:
                 return LaneHung(f"lane {self._name} made no progress for {silent:.0f} s {where} of {subject}{child.last_lines()}")

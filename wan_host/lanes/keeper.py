@@ -127,7 +127,7 @@ class Keeper:
             over = self._faults - self._limits.start_failures
             if reason in _FAULTS and over >= 0:
                 pause, status = self._limits.failed_pause * min(2**over, 10), "failed"
-                self.failure = f"{self.failure} (failed {self._faults} times in a row; next try in {pause:.0f} s)"
+                self.failure = f"{self.failure} (failed {self._faults} times in a row; next try in {pause:g} s)"
             log.warning("lane ended", lane=self._start.name, pid=pid, reason=reason, detail=detail, next_status=status)
             self._set("failed" if status == "failed" else "restarting")
             self._on_event(LaneEnded(lane=self._start.name, pid=pid, reason=reason, detail=detail))
@@ -176,7 +176,7 @@ class Keeper:
             raise LaneCrashed(child.describe_exit())
         child.dump_stacks()
         await asyncio.wait({child.exited}, timeout=_STACKS_SECONDS)
-        raise LaneHung(f"did not start within {self._limits.start:.0f} s{child.last_lines()}")
+        raise LaneHung(f"did not start within {self._limits.start:g} s{child.last_lines()}")
 
     async def _gone(self, child: LaneProcess) -> None:
         waited: set[asyncio.Future[Any]] = {child.exited, self._ending}
