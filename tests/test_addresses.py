@@ -1,14 +1,23 @@
 """Which addresses count as public, and that connections go only to addresses that were judged."""
 
+import datetime as dt
 import socket
+import ssl
 import threading
 import time
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
 
 import httpcore
 import pytest
+from hypothesis import given, strategies
 
+from wan_host import references
 from wan_host.addresses import ForbiddenAddress, PinnedBackend, is_allowed, is_public, resolve
+from wan_host.context import StageContext
+from wan_host.errors import ReferenceRejected
+from wan_host.references import ReferenceLimits
+from wan_host.testing.server import Answer, scripted_server
 
 
 @pytest.mark.parametrize(
@@ -58,6 +67,14 @@ def test_private_and_special_addresses_are_not_public(address):
 )
 def test_addresses_of_the_internet_are_public(address):
     assert is_public(ip_address(address))
+
+
+@given(strategies.ip_addresses(v=4))
+def test_an_address_is_as_public_inside_an_ipv6_form_as_by_itself(inner):
+    mapped, nat64 = IPv6Address(0xFFFF << 32 | int(inner)), IPv6Address((0x64FF9B << 96) | int(inner))
+    sixtofour = IPv6Address(0x2002 << 112 | int(inner) << 80 | 1)
+    assert is_public(mapped) == is_public(nat64) == is_public(inner)
+    assert is_public(inner) or not is_public(sixtofour)
 
 
 def test_hosts_are_allowed_by_name_by_name_and_port_and_by_address():
@@ -120,12 +137,65 @@ def test_the_next_address_is_tried_when_one_does_not_answer(monkeypatch):
     assert connected == ["8.8.8.8", "1.1.1.1"]
 
 
+def test_a_certificate_must_be_valid_for_the_name_in_the_url(monkeypatch, tmp_path):
+    server_tls, client_tls = certificate(tmp_path, "store.internal")
+    with scripted_server(lambda asked: Answer(body=b"safe"), tls=server_tls) as script:
+        monkeypatch.setattr(socket, "getaddrinfo", fake_resolver("127.0.0.1", port=script.port))
+        assert "certificate" in refused(f"https://store.internal:{script.port}/")
+        monkeypatch.setattr(references, "_tls_context", lambda: client_tls)
+        assert fetch(f"https://store.internal:{script.port}/") == b"safe"
+        assert "certificate" in refused(f"https://other.internal:{script.port}/")
+
+
+def refused(uri):
+    with pytest.raises(ReferenceRejected) as caught:
+        fetch(uri)
+    return str(caught.value)
+
+
+def fetch(uri):
+    context = StageContext(job_id="j1", user_id="u1", workdir=Path(), deadline=time.monotonic() + 20)
+    limits = ReferenceLimits(allowed_hosts=frozenset({"store.internal", "other.internal"}))
+    return references.fetch_bytes(uri, "config.image", context, limits=limits, fetch_private=lambda uri: None)
+
+
 def backend():
     return PinnedBackend(frozenset(), time.monotonic() + 5, lambda: None)
 
 
-def fake_resolver(*addresses):
+def fake_resolver(*addresses, port=80):
     answer = [
-        (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in addresses
+        (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+        for address in addresses
     ]
     return lambda *args, **kwargs: answer
+
+
+def certificate(folder, name):
+    """Make a self-signed certificate for ``name``; return a server's and a client's TLS context that know it."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ip_address("192.0.2.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / "server.pem"
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file.write_bytes(key.private_bytes(*form) + signed.public_bytes(serialization.Encoding.PEM))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(file)
+    client = ssl.create_default_context(cafile=str(file))
+    return server, client

@@ -96,9 +96,13 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if profile:
         picture = _to_srgb(picture, profile)
     if picture.mode == "RGBA":
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    picture = picture.convert("RGB")
+        white = Image.new("RGB", picture.size, "white")
+        white.paste(picture, mask=picture.getchannel("A"))
+        picture = white
+    if picture.mode != "RGB":
+        picture = picture.convert("RGB")
+    if picture is not image:
+        image.close()  # pictures at the limit take 200 MB a copy: keep as few as possible
     if turn is not None:
         picture = picture.transpose(turn)
     return np.array(picture)

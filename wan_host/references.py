@@ -272,8 +272,8 @@ def _fault(error: Exception, url: httpx.URL, field: str, limits: ReferenceLimits
 
 
 def _shown(url: httpx.URL) -> str:
-    """Return the URL without credentials and query."""
-    text = f"{url.scheme}://{url.host}{url.path}"
+    """Return the URL without credentials and query, percent-encoded as it was."""
+    text = f"{url.scheme}://{url.netloc.decode()}{url.raw_path.partition(b'?')[0].decode()}"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
