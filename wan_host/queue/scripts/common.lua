@@ -44,7 +44,11 @@ local function job_key(id) return root .. 'job:' .. id end
 local function stream_key(priority) return root .. 'stream:' .. priority end
 local function leases_key(priority) return root .. 'leases:' .. priority end
 local function delayed_key(priority) return root .. 'delayed:' .. priority end
-local function keep(key) redis.call('EXPIRE', key, int(live)) end
+local kept = {}
+local function keep(key)  -- once in a script is enough
+  if kept[key] then return end
+  kept[key] = redis.call('EXPIRE', key, int(live)) == 1
+end
 
 -- The fields of a hash as a table; a missing field is ''.
 local function fields(key, ...)
@@ -67,7 +71,7 @@ end
 -- Put a job into the stream of its priority; its hash must already say everything but status and entry.
 local function enqueue(id, priority)
   local stream = stream_key(priority)
-  if redis.call('EXISTS', stream) == 0 then redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM') end
+  if not kept[stream] and redis.call('EXISTS', stream) == 0 then redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM') end
   local entry = redis.call('XADD', stream, '*', 'id', id)
   redis.call('HSET', job_key(id), 'status', 'waiting', 'entry', entry, 'priority', priority)
   keep(stream)

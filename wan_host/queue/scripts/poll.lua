@@ -101,7 +101,7 @@ local function take_in(text)
   local priority = value.priority
   if type(priority) ~= 'number' or priority < 0 or priority > 9 or priority ~= math.floor(priority) then priority = 0 end
   redis.call('HSET', job, 'payload', payload, 'size', int(#text), 'seed', seed, 'attempts', '0', 'queued_at', int(now))
-  redis.call('ZADD', JOBS, int(now), id)
+  if status ~= '' then redis.call('ZREM', JOBS, id) end  -- listed by its last intake
   enqueue(id, int(priority))
 end
 
