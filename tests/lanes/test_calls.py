@@ -124,7 +124,7 @@ async def test_each_error_of_a_plugin_arrives_as_its_class_and_the_lane_lives_on
 
 
 async def test_a_load_that_takes_too_long_fails_as_a_load(lane):
-    with pytest.raises(errors.ModelLoadFailed, match="took longer than 0.6 s"):
+    with pytest.raises(errors.ModelLoadFailed, match=r"took longer than 0\.6 s"):
         await lane.load("load-slow", timeout=0.6)
     assert lane.state.restarts == {}
 

@@ -43,6 +43,19 @@ def test_a_long_message_is_written_whole_through_a_narrow_socket():
     assert message.models == (text,)
 
 
+def test_a_descriptor_that_must_be_kept_is_closed_on_demand(monkeypatch):
+    monkeypatch.setattr(channel, "KEEP_SENT", True)
+    one, other, ours, theirs = pair()
+    with ours, theirs:
+        one.send(Preview(call=1, image=np.zeros((400, 400, 3), np.uint8)))
+        (kept,) = one._kept
+        os.fstat(kept)
+        assert next(other.messages()).image.shape == (400, 400, 3)
+        one.close_sent()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(kept)
+
+
 def test_frames_in_pieces_of_any_size_are_put_together():
     frame, descriptor = channel.encode(Hello(models=("a", "b")), "")
     assert descriptor is None

@@ -10,13 +10,22 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import structlog
 from lane_fakes import request, until
 
 from wan_host import errors
+from wan_host.lanes import channel
 from wan_host.lanes.state import CallEnded, JobPreview, JobProgress, LaneEnded, LaneStarted
+from wan_host.request import References
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+
+
+def open_descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_loads_the_model_first_and_only_once(new_lane):
@@ -142,7 +151,7 @@ async def test_a_job_that_ignores_its_cancel_is_killed(new_lane):
     await until(lambda: lane.state.step == 2)
     lane.cancel("job-1")
     begun = time.monotonic()
-    with pytest.raises(errors.JobCancelled, match="did not end within 0.3 s and was killed"):
+    with pytest.raises(errors.JobCancelled, match=r"did not end within 0\.3 s and was killed"):
         await running
     assert time.monotonic() - begun < 2
     assert (await lane.generate("good", request())).generation.clips
@@ -204,10 +213,10 @@ async def test_a_clip_of_200_megabytes_is_mapped_not_copied(new_lane):
     assert int(frames[::8, ::64, ::64].min()) == int(frames[-1].max()) == 5
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+@LINUX
 async def test_nothing_is_left_behind_by_thirty_jobs_and_some_crashes(new_lane):
     def held():
-        return len(list(Path("/proc/self/fd").iterdir())), len(psutil.Process().children()), len(list(Path("/dev/shm").iterdir()))
+        return open_descriptors(), len(psutil.Process().children()), len(list(Path("/dev/shm").iterdir()))
 
     lane = await new_lane()
     await lane.generate("good", request())
@@ -223,6 +232,19 @@ async def test_nothing_is_left_behind_by_thirty_jobs_and_some_crashes(new_lane):
     files, children, shared = held()
     assert (children, shared) == (before[1] - 1, before[2])
     assert files < before[0]
+
+
+@LINUX
+async def test_descriptors_are_kept_until_the_answer_where_the_system_needs_it(new_lane, monkeypatch):
+    monkeypatch.setattr(channel, "KEEP_SENT", True)
+    lane = await new_lane()
+    image = np.zeros((256, 512, 3), np.uint8)
+    job = request(width=512, height=256, frames=1, references=References(image=image))
+    await lane.generate("reference", job)
+    before = open_descriptors()
+    for _ in range(5):
+        await lane.generate("reference", job)
+    assert open_descriptors() <= before
 
 
 HOST = """

@@ -11,6 +11,7 @@ import os
 import pickle
 import socket
 import struct
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ READ_BYTES = 256 * 1024
 _HEADER = struct.Struct(">II")
 _SIZE = struct.Struct(">Q")
 _MAX_DESCRIPTORS = 16
+KEEP_SENT = sys.platform == "darwin"
+"""Whether a descriptor that is on its way must stay open here until the other side has it (CPython issue 14669)."""
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
@@ -89,6 +92,7 @@ class BlockingChannel:
         self._socket = sock
         self._decoder = Decoder()
         self._writing = threading.Lock()
+        self._kept: list[int] = []
 
     def send(self, message: object) -> None:
         """Write one message whole. Raises OSError when the host is gone, and what ``encode`` raises."""
@@ -101,7 +105,14 @@ class BlockingChannel:
                     rest = rest[self._socket.send(rest) :]
         finally:
             if descriptor is not None:
-                os.close(descriptor)
+                self._kept.append(descriptor)
+            if not KEEP_SENT:
+                self.close_sent()
+
+    def close_sent(self) -> None:
+        """Close what was sent: the other side has answered, or it needs no such proof."""
+        while self._kept:
+            os.close(self._kept.pop())
 
     def messages(self) -> Iterator[object]:
         """Yield messages until the host closes its end or dies."""

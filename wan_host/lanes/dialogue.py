@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from wan_host.errors import DeadlineExceeded, JobCancelled, LaneCrashed, LaneHung, ModelLoadFailed, WanHostError
+from wan_host.errors import DeadlineExceeded, GenerationFailed, JobCancelled, LaneCrashed, LaneHung, ModelLoadFailed, WanHostError
 from wan_host.lanes import messages
 from wan_host.lanes.calls import Exchange, PendingCall
 from wan_host.lanes.faults import DEVICE_FAULT, OUT_OF_MEMORY, revive
@@ -93,7 +93,10 @@ class Dialogue:
         ended: Done | Failed | None = None
         error_type = ""
         try:
-            child.send(call, self._folder)
+            try:
+                child.send(call, self._folder)
+            except OSError as error:
+                raise GenerationFailed(f"{pending.subject()} could not be passed to lane {self._name}: {error}") from error
             ended = await self._watched(keeper, child, exchange)
             self.memory, self._loaded, self._loaded_by = ended.memory, ended.loaded, child
             self.busy_seconds += ended.spent.busy

@@ -28,13 +28,13 @@ class Fault:
 
 def describe(error: BaseException, *, otherwise: type[errors.WanHostError], subject: str) -> Fault:
     """Describe what a hook raised. ``otherwise`` is the class of what is no WanHostError; ``subject`` begins its message."""
-    chain = list(_chain(error))
+    links = list(chain(error))
     restart = ""
-    if any(_is_out_of_memory(link) for link in chain):
+    if any(_is_out_of_memory(link) for link in links):
         restart = OUT_OF_MEMORY
-    elif any(_is_device_fault(link) for link in chain):
+    elif any(_is_device_fault(link) for link in links):
         restart = DEVICE_FAULT
-    stopped = next((link for link in chain if isinstance(link, errors.JobCancelled | errors.DeadlineExceeded)), None)
+    stopped = next((link for link in links if isinstance(link, errors.JobCancelled | errors.DeadlineExceeded)), None)
     known = stopped or error
     if isinstance(known, errors.WanHostError):
         return Fault(error=_public_name(known), message=str(known)[:_MESSAGE_CHARACTERS], restart=restart)
@@ -49,7 +49,7 @@ def revive(fault_error: str, message: str) -> errors.WanHostError:
     return kind(message)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     """Yield the exception and what it was raised from or while handling, outermost first."""
     seen: set[int] = set()
     link: BaseException | None = error

@@ -46,6 +46,7 @@ def main() -> int:
         return 1
     channel.send(Hello(models=work.offered()))
     while (context := calls.get()) is not None:
+        channel.close_sent()
         work.run(context, channel.send)
         del context
     work.unload_all()

@@ -39,6 +39,7 @@ class LaneProcess:
         self._loop = asyncio.get_running_loop()
         self._decoder = channel.Decoder()
         self._unsent: deque[tuple[memoryview, int | None]] = deque()
+        self._sent: list[int] = []
         self._line = b""
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.exited: asyncio.Future[int] = self._loop.create_future()
@@ -126,6 +127,7 @@ class LaneProcess:
         self._socket.close()
         self._output.close()
         self._decoder.close()
+        self._close_sent()
         for _, descriptor in self._unsent:
             if descriptor is not None:
                 os.close(descriptor)
@@ -144,6 +146,7 @@ class LaneProcess:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.call_later(_EXIT_SECONDS, self.kill)
             return False
+        self._close_sent()  # it was idle before, so this is its answer
         try:
             for message in self._decoder.feed(data, descriptors):
                 self._on_message(message)
@@ -164,13 +167,19 @@ class LaneProcess:
                 return
             except OSError:
                 break  # the child is gone; its exit clears what is unsent
-            if descriptor is not None:
+            if descriptor is not None and channel.KEEP_SENT:
+                self._sent.append(descriptor)
+            elif descriptor is not None:
                 os.close(descriptor)
             if sent < len(frame):
                 self._unsent[0] = (frame[sent:], None)
             else:
                 self._unsent.popleft()
         self._loop.remove_writer(self._socket.fileno())
+
+    def _close_sent(self) -> None:
+        while self._sent:
+            os.close(self._sent.pop())
 
     def _read_output(self) -> bool:
         """Read once; return whether there may be more."""

@@ -141,7 +141,7 @@ class Lane:
         A running one ends at its next step; where that takes longer than the limit ``cancel_grace``, the child is killed.
         """
         for pending in self._calls:
-            if pending.job_id == job_id:
+            if job_id and pending.job_id == job_id:
                 pending.cancel()
 
     @property

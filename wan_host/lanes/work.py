@@ -10,7 +10,7 @@ from wan_host.context import LaneContext
 from wan_host.errors import GenerationFailed, ModelLoadFailed, UnknownModel, WanHostError
 from wan_host.lanes import allocator, results
 from wan_host.lanes.call_context import CallContext
-from wan_host.lanes.faults import describe
+from wan_host.lanes.faults import chain, describe
 from wan_host.lanes.hooks import LaneHooks
 from wan_host.lanes.messages import Done, Failed, LoadModel, RunEnhance, RunGenerate, UnloadModel
 from wan_host.model import ModelInfo
@@ -32,8 +32,8 @@ class Work:
 
     def run(self, context: CallContext, reply: Callable[[Done | Failed], None]) -> None:
         """Do what the call of ``context`` says and pass the outcome to ``reply``; only OSError of a lost host comes out."""
-        allocator.reset_peak(self._device)
         try:
+            allocator.reset_peak(self._device)
             result = self._result(context)
         except BaseException as error:  # noqa: BLE001  # SystemExit of a plugin must not end the lane without a word
             reply(self._failure(context, error))
@@ -140,11 +140,8 @@ class Work:
         fault = describe(error, otherwise=otherwise, subject=f"{subject} model {context.call.model!r}{runner}")
         text = "".join(traceback.format_exception(error))
         # frames of a failed hook hold its tensors: let them go before the next call needs the room
-        link: BaseException | None = error
-        while link is not None:
+        for link in chain(error):
             traceback.clear_frames(link.__traceback__)
-            link = link.__cause__ or link.__context__
-        del link, error
         if "torch" in sys.modules:
             allocator.release(self._device)
         return Failed(
