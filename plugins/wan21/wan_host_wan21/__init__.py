@@ -13,7 +13,7 @@ from wan_host import hookimpl
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from wan_host import Generation, GenerationRequest, LaneContext, ModelInfo
+    from wan_host import Generation, GenerationRequest, LaneContext, ModelInfo, PluginCommand
     from wan_host_wan21.model import Wan21
 
 
@@ -40,3 +40,11 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
     from wan_host_wan21.generation import generate as run
 
     return run(request, model, context)
+
+
+@hookimpl
+def add_commands() -> Iterable[PluginCommand]:
+    """Add ``wan-host models pull``, ``fake`` and ``import``."""
+    from wan_host_wan21.commands import offered_commands
+
+    return offered_commands()

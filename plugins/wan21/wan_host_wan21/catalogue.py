@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wan_host import JobDefaults, ModelInfo, ModelLoadFailed, SizeBounds, wan_job_types
-from wan_host_wan21.checkpoint import MAX_SUBJECTS, VACE_CHECKPOINT, Checkpoint, recognise
+from wan_host_wan21.checkpoint import MAX_SUBJECTS, VACE_CHECKPOINT, Checkpoint, Kind, recognise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,6 +23,7 @@ class Official:
 
     name: str
     repo: str
+    kind: Kind
     shift: float
     description: str
     weights_mib: int
@@ -33,6 +34,7 @@ OFFICIAL = (
     Official(
         name="wan2.1-vace-1.3b",
         repo=VACE_CHECKPOINT,
+        kind=Kind.VACE,
         shift=5.0,
         description="Wan 2.1 VACE 1.3B: text and references to video and image",
         weights_mib=int((2 * (2.154e9 + 5.681e9) + 4 * 126.9e6) / _MIB),
@@ -40,6 +42,7 @@ OFFICIAL = (
     Official(
         name="wan2.1-t2v-1.3b",
         repo="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        kind=Kind.T2V,
         shift=5.0,
         description="Wan 2.1 T2V 1.3B: text to video and image",
         weights_mib=int((2 * (1.419e9 + 5.681e9) + 4 * 126.9e6) / _MIB),

@@ -17,7 +17,8 @@ MAX_SUBJECTS = 4
 """Subject references that a VACE checkpoint takes, by the wire contract."""
 
 _REQUIRED = ("tokenizer", "text_encoder", "transformer", "vae")
-_NATIVE_FILES = ("Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth")
+NATIVE_VAE, NATIVE_TEXT_ENCODER = "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth"
+"""Files by which Wan's own layout is known."""
 _TEXT_TO_VIDEO_CHANNELS = 16
 
 
@@ -91,7 +92,7 @@ def recognise(path: Path) -> Checkpoint:
 
 def is_native(path: Path) -> bool:
     """Whether a folder holds Wan's own layout, as the original repository's checkpoints have it."""
-    return any((path / name).is_file() for name in _NATIVE_FILES)
+    return any((path / name).is_file() for name in (NATIVE_VAE, NATIVE_TEXT_ENCODER))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,14 +5,15 @@ What such a checkpoint makes is noise. Its model card and ``model_index.json`` s
 
 from __future__ import annotations
 
-import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wan_host_wan21.checkpoint import Kind
+from wan_host_wan21.layout import write_index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import torch
@@ -83,48 +84,42 @@ TINY = Size(
 SIZES = {size.name: size for size in (REAL, TINY)}
 
 
-def write_checkpoint(
-    path: Path,
-    kind: Kind,
-    size: Size,
-    *,
-    seed: int = 0,
-    dtype: torch.dtype | None = None,
-    progress: Callable[[str], None] = print,
-) -> None:
-    """Write a complete folder in the diffusers layout; ``dtype`` None keeps float32. Parts are built and saved one by one."""
+def write_checkpoint(path: Path, kind: Kind, size: Size, *, seed: int = 0, progress: Callable[[str], None] = print) -> None:
+    """Write a complete folder in the diffusers layout. Parts are built and saved one by one.
+
+    At the real size transformer and text encoder are bfloat16; tiny ones are float32, for comparisons bit by bit.
+    """
     import torch
 
-    path.mkdir(parents=True, exist_ok=True)
+    low = torch.bfloat16 if size is not TINY else torch.float32
     _tokenizer().save_pretrained(path / "tokenizer")
-    parts: tuple[tuple[str, Callable[[], Any]], ...] = (
-        ("text_encoder", lambda: _text_encoder(size)),
-        ("vae", lambda: _vae(size)),
-        ("transformer", lambda: _transformer(kind, size)),
+    parts: tuple[tuple[str, torch.dtype, Callable[[], Any]], ...] = (
+        ("text_encoder", low, lambda: _text_encoder(size)),
+        ("vae", torch.float32, lambda: _vae(size)),
+        ("transformer", low, lambda: _transformer(kind, size)),
     )
-    for name, build in parts:
+    for name, dtype, build in parts:
         progress(name)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _default_dtype(dtype):
             torch.manual_seed(seed)
             module = build()
-        if dtype is not None:
-            module = module.to(dtype)
         module.save_pretrained(path / name, safe_serialization=True)
         del module
-    _scheduler().save_pretrained(path / "scheduler")
-    pipeline = "WanVACEPipeline" if kind is Kind.VACE else "WanPipeline"
-    index = {
-        "_class_name": pipeline,
-        "_diffusers_version": "0.42.1",
-        "_random_weights": True,
-        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
-        "text_encoder": ["transformers", "UMT5EncoderModel"],
-        "tokenizer": ["transformers", "T5TokenizerFast"],
-        "transformer": ["diffusers", "WanVACETransformer3DModel" if kind is Kind.VACE else "WanTransformer3DModel"],
-        "vae": ["diffusers", "AutoencoderKLWan"],
-    }
-    (path / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_index(path, kind, random_weights=True)
     (path / "README.md").write_text(_CARD.format(kind=kind.upper(), size=size.name, seed=seed), encoding="utf-8")
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Build modules in a dtype at once: UMT5-XXL would take 23 GB in float32 first."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _transformer(kind: Kind, size: Size) -> Any:
@@ -179,9 +174,3 @@ def _tokenizer() -> Any:
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), ("\u2581", -2.0)]
     vocabulary += [(chr(code), -1.0) for code in (*range(0x21, 0x7F), *range(0xA1, 0x180))]
     return T5TokenizerFast(vocab=vocabulary, extra_ids=0)
-
-
-def _scheduler() -> Any:
-    from diffusers import UniPCMultistepScheduler
-
-    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)

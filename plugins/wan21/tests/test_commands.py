@@ -1,0 +1,91 @@
+"""``wan-host models fake`` and ``pull``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch  # noqa: TID253  # a test of torch code
+from click.testing import CliRunner
+from wan_host_wan21.checkpoint import Kind, recognise
+from wan_host_wan21.commands import offered_commands
+from wan_host_wan21.commands.fake import fake
+from wan_host_wan21.commands.pull import pull
+from wan_host_wan21.fake import REAL, _text_encoder, _transformer, _vae
+
+
+@pytest.fixture(autouse=True)
+def data_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("WAN_HOST_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("WAN_HOST_WAN21_MODELS_DIR", raising=False)
+
+
+def test_the_commands_are_below_models_and_their_help_imports_nothing_heavy():
+    assert {(offered.group, offered.command.name) for offered in offered_commands()} == {
+        ("models", "pull"),
+        ("models", "fake"),
+        ("models", "import"),
+    }
+    code = (
+        "import sys\n"
+        "from wan_host_wan21.commands import offered_commands\n"
+        "from click.testing import CliRunner\n"
+        "assert all(CliRunner().invoke(o.command, ['--help']).exit_code == 0 for o in offered_commands())\n"
+        "assert not {'torch', 'diffusers', 'transformers', 'huggingface_hub'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, check=True)
+
+
+def test_fake_writes_a_checkpoint_that_says_that_it_is_random(tmp_path):
+    done = CliRunner().invoke(fake, ["wan2.1-vace-1.3b", "--size", "tiny", "--text-layers", "1", "--seed", "4"])
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "models" / "wan2.1-vace-1.3b"
+    assert recognise(folder).random_weights
+    assert "random weights" in (folder / "README.md").read_text()
+    assert "random weights" in done.output
+    again = CliRunner().invoke(fake, ["wan2.1-vace-1.3b", "--size", "tiny"])
+    assert again.exit_code == 1
+    assert "exists already" in again.output
+
+
+def test_the_real_size_is_the_architecture_of_the_official_checkpoints():
+    """Counts of Wan's own weights: T2V 825 tensors and 1.4190 B, VACE 1264 and 2.154 B, UMT5-XXL 5.681 B, VAE 126.9 M."""
+    with torch.device("meta"):
+        plain, adapter, text, vae = _transformer(Kind.T2V, REAL), _transformer(Kind.VACE, REAL), _text_encoder(REAL), _vae(REAL)
+    count = {name: sum(p.numel() for p in module.parameters()) for name, module in
+             {"plain": plain, "adapter": adapter, "text": text, "vae": vae}.items()}  # fmt: skip
+    assert (len(plain.state_dict()), len(adapter.state_dict())) == (825, 1264)
+    assert set(plain.state_dict()) < set(adapter.state_dict())
+    assert {name: round(value / 1e9, 3) for name, value in count.items()} == {
+        "plain": 1.419,
+        "adapter": 2.154,
+        "text": 5.681,
+        "vae": 0.127,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("nothing", "neither OWNER/REPO"), ("wan2.1-t2v-1.3b", "could not be fetched"), ("a/b@c", "could not")]
+)
+def test_pull_says_why_nothing_came(name, message):
+    done = CliRunner().invoke(pull, [name])
+    assert done.exit_code == 1
+    assert message in done.output
+
+
+def test_pull_puts_the_checkpoint_where_the_worker_looks(tiny_folder, tmp_path, monkeypatch):
+    asked = {}
+
+    def snapshot_download(repo, *, revision, local_dir, allow_patterns):
+        asked.update(repo=repo, revision=revision, patterns=allow_patterns)
+        local_dir.parent.mkdir(parents=True)
+        local_dir.symlink_to(tiny_folder("vace"))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    done = CliRunner().invoke(pull, ["wan2.1-vace-1.3b"])
+    assert done.exit_code == 0, done.output
+    assert asked["repo"] == "Wan-AI/Wan2.1-VACE-1.3B-diffusers"
+    assert not any("bin" in pattern or "pth" in pattern for pattern in asked["patterns"])
+    assert "reference modes: both, end, none, single, start" in done.output
+    assert (tmp_path / "models" / "wan2.1-vace-1.3b").exists()
