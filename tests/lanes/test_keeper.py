@@ -25,6 +25,12 @@ async def test_a_factory_that_is_not_there_says_so(new_lane):
         await lane.start()
 
 
+async def test_options_that_cannot_be_sent_are_named(new_lane):
+    lane = await new_lane(started=False, hook_options={"stamp": lambda: None})
+    with pytest.raises(errors.LaneCrashed, match=r"could not be started: .*pickle"):
+        await lane.start()
+
+
 async def test_a_child_that_dies_at_start_brings_its_last_words(new_lane):
     lane = await new_lane(started=False, hooks="lane_fakes:dying_hooks")
     with pytest.raises(errors.LaneCrashed, match="ended with exit status 7; its last lines:\nthe driver is broken"):

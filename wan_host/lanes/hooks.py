@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from wan_host.model import ModelInfo
     from wan_host.request import Clip, Enhancement, EnhanceRequest, Generation, GenerationRequest
 
-DEFAULT_HOOKS = "wan_host.plugins:lane_hooks"
+DEFAULT_HOOKS = "wan_host.hooks:lane_hooks"
 
 
 class LaneHooks(Protocol):

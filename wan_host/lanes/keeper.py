@@ -153,6 +153,9 @@ class Keeper:
             await self._gone(child)
         except RetryableError as error:
             return "start", str(error), child.pid
+        except Exception as error:
+            log.exception("lane could not be started", lane=self._start.name)
+            return "start", f"could not be started: {type(error).__name__}: {error}", child.pid
         finally:
             child.kill()
             # a wait leaves the future alone when this task is cancelled; an await would cancel it
