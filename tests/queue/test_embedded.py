@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import stat
@@ -15,7 +16,8 @@ import psutil
 import pytest
 
 from tests.queue.entries import REPORT, claim_ids, claimed, job
-from wan_host.queue import EmbeddedServer, open_queue
+from wan_host.errors import SettingsError
+from wan_host.queue import EmbeddedServer, QueueUnavailable, open_queue
 
 HOLD = """
 import asyncio, sys
@@ -97,11 +99,54 @@ async def test_jobs_survive_a_restart(tmp_path):
     await queue.aclose()
 
 
-async def test_a_deep_data_folder_still_has_a_socket(tmp_path):
-    deep = tmp_path / ("d" * 100) / ("e" * 100)
-    queue = await open_here(deep)
+@pytest.mark.parametrize("folder", ["d" * 100 + "/" + "e" * 100, "with spaces, 'quotes\" and ümlauts"])
+async def test_a_data_folder_may_be_deep_or_oddly_named(folder, tmp_path):
+    queue = await open_here(tmp_path / folder)
     assert len(queue.where) < 107
+    await queue.push(job("a"))
     await queue.aclose()
+    assert (tmp_path / folder / "queue" / "appendonlydir").is_dir()
+
+
+async def test_a_process_with_another_folder_for_temporary_files_finds_the_server(tmp_path, monkeypatch):
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    first = await open_here(tmp_path / "data", "w1")
+    await first.push(job("a"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    second = await open_here(tmp_path / "data", "w2")
+    assert second.where == first.where
+    assert await claim_ids(second) == ["a"]
+    for server in servers_of(tmp_path / "data"):
+        server.kill()
+    first._transport._server._give_up_ownership()  # as if the first process had been killed, too
+    await second.push(job("b"))
+    assert second.where != first.where
+    assert await claim_ids(second) == ["b"]
+    await first.push(job("c"))
+    assert await claim_ids(second) == ["c"]
+    await second.aclose()
+    await first.aclose()
+    assert servers_of(tmp_path / "data") == []
+
+
+async def test_a_folder_that_another_machine_uses_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("wan_host.queue.embedded._START_SECONDS", 0.1)
+    queue = await open_here(tmp_path)
+    monkeypatch.setattr(EmbeddedServer, "_find_socket", lambda self: setattr(self, "socket", tmp_path / "elsewhere"))
+    with pytest.raises(QueueUnavailable, match=f"process {os.getpid()} on "):
+        await open_here(tmp_path)
+    monkeypatch.undo()
+    await queue.aclose()
+
+
+async def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("wan_host.queue.embedded.fcntl.flock", flock)
+    with pytest.raises(SettingsError, match="has no locks"):
+        await open_here(tmp_path)
 
 
 async def test_two_connections_share_one_server_and_the_last_one_ends_it(tmp_path):
@@ -218,8 +263,6 @@ async def test_ctrl_c_in_the_terminal_does_not_reach_the_server(tmp_path):
 
 
 async def test_a_socket_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):
-    from wan_host.errors import SettingsError
-
     server = EmbeddedServer(tmp_path)
     target = tmp_path / "elsewhere"
     target.mkdir()

@@ -55,6 +55,16 @@ async def test_a_wait_that_is_cancelled_loses_nothing(queue, redis, name):
     assert sorted(await claim_ids(queue, 50)) == sorted(f"j{index}" for index in range(20))
 
 
+async def test_a_command_that_is_cancelled_does_not_leave_its_answer_for_the_next(queue, redis, name):
+    for index in range(30):
+        polling = asyncio.create_task(queue.poll(claims=0))
+        await asyncio.sleep(index * 0.00005)
+        polling.cancel()
+        await asyncio.gather(polling, return_exceptions=True)
+        assert await queue.job("nobody") is None
+    await claimed(queue)
+
+
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "unix:///nowhere/queue.sock"])
 async def test_a_server_that_is_not_there_is_unavailable(url, tmp_path):
     with pytest.raises(QueueUnavailable, match="does not answer"):

@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import signal
 import stat
@@ -24,6 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import quote
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -94,6 +96,8 @@ class EmbeddedServer:
         self.socket = _runtime_folder(self.folder) / "queue.sock"
         self.owner = False
         """Whether this process is the one that stops the server."""
+        self._own_socket = self.socket
+        self._socket_file = self.folder / "server.socket"
         self._owner_lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._pid_file = self.folder / "server.pid"
@@ -102,13 +106,14 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """The server's address, for every Redis client."""
-        return f"unix://{self.socket}"
+        return f"unix://{quote(str(self.socket))}"
 
     async def start(self) -> None:
         """Return when the server answers; start, adopt or join it as needed. Raises QueueUnavailable if it does not."""
         async with self._starting:
             deadline = time.monotonic() + _START_SECONDS
             while time.monotonic() < deadline:
+                self._find_socket()
                 state = await self._state()
                 if state == "up":
                     self._become_owner()
@@ -120,7 +125,8 @@ class EmbeddedServer:
                     return
                 await asyncio.sleep(_PAUSE)
         raise QueueUnavailable(
-            f"the embedded queue server of {self.folder} did not answer within {_START_SECONDS:.0f} s{self._log_tail()}"
+            f"the embedded queue server of {self.folder} did not answer within {_START_SECONDS:.0f} s; it belongs to"
+            f" {self._owner_name()}{self._log_tail()}"
         )
 
     async def stop(self) -> None:
@@ -139,8 +145,22 @@ class EmbeddedServer:
     def _become_owner(self) -> bool:
         if self._owner_lock is None:
             self._owner_lock = _try_lock(self.folder / "owner.lock")
+            if self._owner_lock is not None:
+                os.ftruncate(self._owner_lock, 0)
+                os.write(self._owner_lock, f"process {os.getpid()} on {platform.node()}".encode())
         self.owner = self._owner_lock is not None
         return self.owner
+
+    def _owner_name(self) -> str:
+        """Who wrote itself into the lock file: on a network drive perhaps a machine whose socket cannot be reached from here."""
+        return (self.folder / "owner.lock").read_text(errors="replace") or "nobody"
+
+    def _find_socket(self) -> None:
+        """Look where the running server's socket is: its owner may have had another XDG_RUNTIME_DIR or TMPDIR."""
+        try:
+            self.socket = Path(self._socket_file.read_text())
+        except FileNotFoundError:
+            self.socket = self._own_socket
 
     def _give_up_ownership(self) -> None:
         if self._owner_lock is not None:
@@ -152,6 +172,7 @@ class EmbeddedServer:
         """Start the server as its owner. A server that is alive but does not answer gets some time, then it is killed."""
         patience = time.monotonic() + _STOP_SECONDS
         while (lock := _try_lock(self.folder / "server.lock")) is None:
+            self._find_socket()
             state = await self._state()
             if state == "up":
                 return
@@ -161,8 +182,10 @@ class EmbeddedServer:
         try:
             self._reap()
             self._pid_file.unlink(missing_ok=True)
-            self.socket.unlink(missing_ok=True)
+            self.socket = self._own_socket
             self.socket.parent.mkdir(mode=0o700, exist_ok=True)  # the last process that left removed it
+            self.socket.unlink(missing_ok=True)
+            self._socket_file.write_text(str(self.socket))
             self._process = self._spawn(lock)
         finally:
             os.close(lock)
@@ -251,6 +274,7 @@ class EmbeddedServer:
             await asyncio.sleep(_PAUSE)
         os.close(lock)
         self._reap()
+        self._socket_file.unlink(missing_ok=True)
         self.socket.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.socket.parent.rmdir()
@@ -290,7 +314,8 @@ def _try_lock(path: Path) -> int | None:
     except BlockingIOError:
         os.close(descriptor)
         return None
-    except BaseException:
+    except OSError as error:
         os.close(descriptor)
-        raise
+        mend = "set WAN_HOST_DATA_DIR or WAN_HOST_QUEUE_URL"
+        raise SettingsError(f"{path.parent}: the file system has no locks ({error}); {mend}") from error
     return descriptor

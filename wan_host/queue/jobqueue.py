@@ -35,6 +35,7 @@ class JobQueue(Outbox, Inspection):
         self._entry_limit = str(entry_limit)
         self._moved_a_poll = moved_a_poll
         self._epoch = ""
+        self._lost_state = False
         self._idle_polls = 0
         self._next_due: float | None = None
         self._full = False
@@ -61,26 +62,25 @@ class JobQueue(Outbox, Inspection):
         self._idle_polls = 0 if found else self._idle_polls + 1
         self._next_due = poll.next_due
         self._full = claims <= 0
+        self._lost_state = False
         return replace(poll, due_reports=poll.due_reports + len(self._own))
 
     async def _visit(self, moved: int) -> Poll:
-        return await self._poll(0, moved, None)
+        poll = await self._poll(0, moved, None)
+        for poison in poll.poisoned:  # the worker's own polls are for the worker to speak of
+            log.warning("entry went to the dead letters", reason=poison.reason, bytes=poison.size, letter=poison.letter)
+        for duplicate in poll.duplicates:
+            log.warning("job was pushed again", job=duplicate.job_id, status=duplicate.status, action=duplicate.action)
+        return poll
 
     async def _poll(self, claims: int, moved: int, worker: Mapping[str, str] | None) -> Poll:
         self._said_hello = self._said_hello or worker is not None
         about = "" if worker is None else as_json({key: str(value) for key, value in worker.items()})
         args = (self.worker_id, self._lease, str(claims), str(moved), self._entry_limit, secrets.token_hex(16), about)
         reply = await self._run("poll", *args)
-        lost = self._epoch not in {"", reply[1]}
+        self._lost_state = self._lost_state or self._epoch not in {"", reply[1]}
         self._epoch = reply[1]
-        poll = poll_from(reply, state_lost=lost)
-        if lost:
-            log.error("queue.state_lost", server=self.where, detail="the server came back empty: the jobs that waited are lost")
-        for poison in poll.poisoned:
-            log.warning("queue.dead_letter", reason=poison.reason, job_id=poison.job_id, size=poison.size, head=poison.head[:200])
-        for duplicate in poll.duplicates:
-            log.info("queue.duplicate", job_id=duplicate.job_id, status=duplicate.status, action=duplicate.action)
-        return poll
+        return poll_from(reply, state_lost=self._lost_state)
 
     async def wait(self, timeout: float) -> None:
         """Wait up to ``timeout`` seconds for something to do, as the last `poll` left things; poll again afterwards.
@@ -190,9 +190,7 @@ class JobQueue(Outbox, Inspection):
         started = self._runs.get((claim.job_id, claim.token))
         attempts, runs = (started.counted, started.attempt) if started else (claim.attempts, claim.runs)
         restored = await self._adopt(claim.job_id, claim.token, claim, attempts, runs)
-        log.error(
-            "queue.restored", job_id=claim.job_id, held=restored is not None, detail="the server had no memory of a job we hold"
-        )
+        log.error("the queue server had no memory of a job that is held here", job=claim.job_id, held=restored is not None)
         return restored is not None
 
     async def _adopt(self, job_id: str, token: int, lost: Claim | None, attempts: int, runs: int) -> Claim | None:
@@ -224,7 +222,7 @@ class JobQueue(Outbox, Inspection):
             if self._said_hello:
                 await self._run_once("workers", self.worker_id)
         except WanHostError as error:
-            log.warning("queue.goodbye", error=str(error))
+            log.warning("the queue could not be told that this worker leaves", error=str(error))
         finally:
             await super().aclose()
 

@@ -79,7 +79,7 @@ class Session:
         try:
             return await self._run_once(script, *args, request=request)
         except QueueUnavailable as error:
-            log.warning("queue.repeat", script=script, error=str(error))
+            log.warning("queue request is repeated", script=script, error=str(error))
         await self._transport.recover()
         await self._sleep(_PAUSE)
         return await self._run_once(script, *args, request=request)

@@ -42,14 +42,17 @@ class TcpTransport(Transport):
 
     def __init__(self, url: str) -> None:
         """``url``: redis://, rediss:// or unix://; raises SettingsError if it is none of these."""
+        super().__init__("")
+        self._open(url)
+
+    def _open(self, url: str) -> None:
         try:
             parts = urlsplit(url)
-            where = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+            self.where = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
             self._client = self._connect(url, _ANSWER_SECONDS)
             self._blocking = self._connect(url, None)
         except ValueError as error:
             raise SettingsError(f"WAN_HOST_QUEUE_URL is no Redis URL: {error}") from error
-        super().__init__(where)
 
     @staticmethod
     def _connect(url: str, answer_seconds: float | None) -> Redis:
@@ -115,6 +118,9 @@ class EmbeddedTransport(TcpTransport):
     async def recover(self) -> None:
         """Start the server again, or connect to the one that another process has started."""
         await self._server.start()
+        if self._server.url != self.where:
+            await super().aclose()
+            self._open(self._server.url)
 
     async def wait(self, source: str, destination: str, seconds: float, idle: int) -> bool:
         """Block until an entry comes, or return early when the server had to be started anew."""
