@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -152,6 +153,10 @@ class Hooks:
         context.step(1, 4)
         time.sleep(60)
 
+    def _holds_lock(self, request, context):
+        context.step(1, 4)
+        ctypes.PyDLL(None).sleep(60)  # unlike CDLL it keeps the interpreter's lock, and no other thread runs
+
     def _deaf(self, request, context):
         with context.stage("denoise"):
             for i in range(1000):
@@ -231,7 +236,7 @@ class Hooks:
 
 ALL = (
     *("good", "slow", "noisy", "large", "preview", "reference", "closeable"),
-    *("sigkill", "crash-once", "exit", "segfault", "system-exit", "hang", "deaf", "grandchild", "wrapped-cancel"),
+    *("sigkill", "crash-once", "exit", "segfault", "system-exit", "hang", "holds-lock", "deaf", "grandchild", "wrapped-cancel"),
     *("raises", "refuses", "invalid", "oom", "memory-error", "device-fault"),
     *("wrong-shape", "wrong-dtype", "wrong-count", "wrong-seed", "wrong-type", "wrong-metadata"),
     *("load-raises", "load-none", "load-slow", "load-silent", "load-oom"),

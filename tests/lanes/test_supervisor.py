@@ -21,7 +21,7 @@ from wan_host.lanes import channel
 from wan_host.lanes.state import CallEnded, JobPreview, JobProgress, LaneEnded, LaneStarted
 from wan_host.request import References
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc or PR_SET_PDEATHSIG")
 
 
 def open_descriptors():
@@ -258,14 +258,15 @@ async def main():
     await lane.start()
     assert not {{"torch", "diffusers", "transformers"}} & set(sys.modules)
     print(lane.state.pid, flush=True)
-    await lane.generate("hang", request())
+    await lane.generate({model!r}, request())
 
 asyncio.run(main())
 """
 
 
-def test_a_lane_ends_by_itself_when_its_host_is_killed():
-    script = HOST.format(fakes=str(Path(__file__).parent))
+@pytest.mark.parametrize("model", ["hang", pytest.param("holds-lock", marks=LINUX)])
+def test_a_lane_ends_by_itself_when_its_host_is_killed(model):
+    script = HOST.format(fakes=str(Path(__file__).parent), model=model)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as host:
         while not (line := host.stdout.readline().strip()).isdigit():
             assert line, "the host ended early"

@@ -23,6 +23,7 @@ log = structlog.get_logger("wan_host.lanes")
 
 MakeCall = Callable[[int, float | None], Call]
 _REPLACEMENTS: Final[Mapping[str, EndReason]] = {OUT_OF_MEMORY: "out_of_memory", DEVICE_FAULT: "device_fault"}
+_WANTED_ENDS: Final = frozenset({JobCancelled.__name__, DeadlineExceeded.__name__})
 _WHAT: Final[Mapping[type[object], str]] = {
     messages.LoadModel: "load",
     messages.UnloadModel: "unload",
@@ -152,16 +153,11 @@ class Dialogue:
             if pending.cancelled.done():
                 raise JobCancelled(f"{pending.subject()} was cancelled")
             return ended
-        log.warning(
-            "lane call failed",
-            lane=self._name,
-            job_id=pending.job_id,
-            model=pending.model,
-            error=ended.error,
-            message=ended.message,
-            restart=ended.restart,
-            traceback=ended.traceback,
-        )
+        fields = {"lane": self._name, "job_id": pending.job_id, "model": pending.model, "message": ended.message}
+        if ended.error in _WANTED_ENDS:
+            log.info("lane call ended early", **fields)
+        else:
+            log.warning("lane call failed", **fields, error=ended.error, restart=ended.restart, traceback=ended.traceback)
         if ended.restart:
             keeper.replace(child, _REPLACEMENTS[ended.restart])
         if ended.error == JobCancelled.__name__ and keeper.status == "stopped":

@@ -91,9 +91,7 @@ class Lane:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def load(
-        self, model: str, *, timeout: float | None = None, deadline: float | None = None
-    ) -> None:  # the limit is enforced in the child first
+    async def load(self, model: str, *, timeout: float | None = None, deadline: float | None = None) -> None:
         """Load a model unless it is there; ``timeout`` is in seconds, None for the limit of the lane."""
         pending = PendingCall(job_id="", model=model, deadline=deadline)
         await self._submit(pending, self._with_model(pending, None, load_seconds=timeout))

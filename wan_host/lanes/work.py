@@ -142,7 +142,7 @@ class Work:
         # frames of a failed hook hold its tensors: let them go before the next call needs the room
         for link in chain(error):
             traceback.clear_frames(link.__traceback__)
-        if "torch" in sys.modules:
+        if "torch" in sys.modules and not fault.restart:
             allocator.release(self._device)
         return Failed(
             call=context.call.call,
