@@ -64,6 +64,7 @@ class Attempts:
         self._policy = JobPolicy(
             default_model=hooks.registry.default_model(settings.model),
             max_prompt_characters=settings.max_prompt_characters,
+            frame_processors=frozenset(hooks.plugins_with("process_frames")),
         )
 
     async def work(self, claim: Claim, run: Run) -> None:

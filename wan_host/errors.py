@@ -64,6 +64,17 @@ __all__ = [
 _SHOWN_CHARACTERS = 100
 
 
+def shown(value: object) -> str:
+    """Return a value of a stranger's as messages show it: quoted, in one line, and short."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # whole numbers of thousands of digits, very deep nesting
+        text = type(value).__name__
+    if len(text) <= _SHOWN_CHARACTERS:
+        return text
+    return f"{text[:_SHOWN_CHARACTERS]}... ({len(text)} characters)"
+
+
 class WanHostError(Exception):
     """Base of every error that wan-host raises on purpose; its text is written for the person who reads the report."""
 
@@ -83,16 +94,19 @@ class InvalidJob(PermanentError):
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
         """``field`` is the dotted path in the payload, ``value`` what was given, ``allowed`` what would have been right."""
-        shown = repr(value)
-        if len(shown) > _SHOWN_CHARACTERS:
-            shown = f"{shown[:_SHOWN_CHARACTERS]}... ({len(shown)} characters)"
-        super().__init__(f"{field}: {shown} is not allowed; {allowed}")
+        super().__init__(f"{field}: {shown(value)} is not allowed; {allowed}")
         self.field = field
         self.allowed = allowed
 
-    def __reduce__(self) -> tuple[type[WanHostError], tuple[str]]:
-        """Pickle as the plain message: values of payloads need not cross process borders."""
-        return (PermanentError, (str(self),))
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle as the finished message: values of payloads need not cross process borders."""
+        return (_restore_invalid_job, (str(self), self.field, self.allowed))
+
+
+def _restore_invalid_job(message: str, field: str, allowed: str) -> InvalidJob:
+    error = InvalidJob(field, None, allowed)
+    error.args = (message,)
+    return error
 
 
 class UnsupportedRequest(PermanentError):

@@ -7,6 +7,7 @@ UnsupportedRequest with what was given and what is allowed.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Iterable, Mapping
@@ -14,14 +15,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from wan_host.errors import InvalidJob, UnknownModel, UnsupportedRequest
+from wan_host.errors import InvalidJob, UnknownModel, UnsupportedRequest, shown
 from wan_host.model import JobDefaults, ModelInfo, ReferenceMode
-from wan_host.payload import LoraEntry, Payload, PayloadConfig, PayloadMetadata
+from wan_host.payload import TIME_RULE, LoraEntry, Payload, PayloadConfig, PayloadMetadata
 from wan_host.request import GenerationRequest, Lora
 
 DEFAULT_DENOISE_STRENGTH = 0.5
 EXACT_COPY_DENOISE_STRENGTH = 0.05
-_RESOLUTION = re.compile(r"\A(\d{2,4})x(\d{2,4})\Z")
+LATEST_TIME = 1e11
+"""Unix seconds; what is later was meant as milliseconds."""
+_RESOLUTION = re.compile(r"\A([0-9]{2,4})x([0-9]{2,4})\Z")
+_COMPARED_CHARACTERS = 100
 _SLOTS = {
     ReferenceMode.NONE: (),
     ReferenceMode.SINGLE: ("image",),
@@ -34,10 +38,14 @@ _FALLBACKS = {"image": "reference_image_url", "first_frame": "start_reference_ur
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPolicy:
-    """The settings that decide what a payload may ask for."""
+    """What the settings and the plugins allow a payload to ask for.
+
+    ``frame_processors`` are the plugins that ``config.postprocess`` may name; None leaves the check to the lane.
+    """
 
     default_model: str | None = None
     max_prompt_characters: int = 4000
+    frame_processors: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,12 +76,16 @@ def resolve_job(payload: Payload, *, models: Mapping[str, ModelInfo], policy: Jo
     """Decide every value of a job. ``seed`` is the one that was drawn at intake; the payload's own wins."""
     config = payload.config or PayloadConfig()
     metadata = payload.metadata or PayloadMetadata()
-    if len(payload.prompt) > policy.max_prompt_characters:
-        allowed = f"at most {policy.max_prompt_characters} characters (WAN_HOST_MAX_PROMPT_CHARACTERS)"
-        raise InvalidJob("prompt", payload.prompt, allowed)
+    negative_prompt = _same(
+        {"negative_prompt": payload.negative_prompt or None, "config.negative_prompt": config.negative_prompt or None}, ""
+    )
+    for name, text in (("prompt", payload.prompt), ("negative_prompt", negative_prompt)):
+        if len(text) > policy.max_prompt_characters:
+            raise InvalidJob(name, text, f"at most {policy.max_prompt_characters} characters (WAN_HOST_MAX_PROMPT_CHARACTERS)")
     model = _choose_model(config.model, policy.default_model, models)
     job_type, defaults = _choose_type(payload.type, model)
     mode, mode_source, notes = _choose_mode(config, metadata, defaults)
+    notes += _unused(mode, config, metadata, defaults)
     denoise = _denoise_strength(config, metadata)
     exact_copy = bool(metadata.exact_copy_mode)
     if exact_copy:
@@ -86,7 +98,7 @@ def resolve_job(payload: Payload, *, models: Mapping[str, ModelInfo], policy: Jo
         job_type=job_type,
         media=defaults.media,
         prompt=payload.prompt,
-        negative_prompt=_first(payload.negative_prompt, config.negative_prompt, default=""),
+        negative_prompt=negative_prompt,
         width=width,
         height=height,
         frames=_frames(config, defaults),
@@ -105,12 +117,13 @@ def resolve_job(payload: Payload, *, models: Mapping[str, ModelInfo], policy: Jo
         num_images=_num_images(config, defaults),
         reference_mode=mode,
         denoise_strength=denoise if mode is ReferenceMode.SINGLE else None,
-        preset=_first(config.preset, default=model.presets[0] if model.presets else "exact"),
+        preset=_first(config.preset, default=_presets(model)[0]),
         loras=tuple(_lora(index, entry) for index, entry in enumerate(config.loras or ())),
         postprocess=tuple(config.postprocess or ()),
     )
     _check_size(model, request)
     _check_features(model, request, subjects=len(config.reference_images or ()))
+    _check_processors(request.postprocess, policy.frame_processors)
     return Job(
         id=payload.id,
         user_id=payload.user_id,
@@ -140,7 +153,7 @@ def _same(named: Mapping[str, Any], default: Any) -> Any:
     (name, value), *others = given.items()
     for other, second in others:
         if second != value:
-            raise InvalidJob(other, second, f"{name} says {value!r}; give one of them")
+            raise InvalidJob(other, second, f"{name} says {shown(value)}; give one of them")
     return value
 
 
@@ -153,16 +166,17 @@ def _choose_model(asked: str | None, default: str | None, models: Mapping[str, M
             "anywhere) or put a Wan checkpoint into the models folder, then see `wan-host models list`"
         )
     if name not in usable:
-        close = difflib.get_close_matches(name, usable, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise UnknownModel(f"config.model: {name!r} is offered by no installed plugin{hint}; there are {_listed(usable)}")
+        hint = _hint(name, usable)
+        where = "config.model" if asked else "WAN_HOST_MODEL"
+        raise UnknownModel(f"{where}: {shown(name)} is offered by no installed plugin{hint}; there are {_listed(usable)}")
     return usable[name]
 
 
 def _choose_type(given: str, model: ModelInfo) -> tuple[str, JobDefaults]:
     name = given.removeprefix("wan_") if given not in model.job_types else given
     if name not in model.job_types:
-        raise InvalidJob("type", given, f"model {model.name} serves {_listed(model.job_types)}")
+        hint = _hint(name, model.job_types)
+        raise InvalidJob("type", given, f"model {model.name} serves {_listed(model.job_types)}{hint}")
     return name, model.job_types[name]
 
 
@@ -170,13 +184,16 @@ def _choose_mode(
     config: PayloadConfig, metadata: PayloadMetadata, defaults: JobDefaults
 ) -> tuple[ReferenceMode, str, tuple[str, ...]]:
     notes: list[str] = []
-    named = (("config", config.reference_mode), ("metadata", metadata.video_reference_mode))
-    for source, value in named:
+    named = {"config.reference_mode": config.reference_mode, "metadata.video_reference_mode": metadata.video_reference_mode}
+    for name, value in named.items():
         if value is None:
             continue
         if isinstance(value, str) and value in set(ReferenceMode):
-            return _allow_mode(ReferenceMode(value), defaults), source, tuple(notes)
-        notes.append(f"{source} reference mode {str(value)[:40]!r} is none of the five, ignored")
+            mode = ReferenceMode(value)
+            if defaults.media == "image" and mode not in {ReferenceMode.NONE, ReferenceMode.SINGLE}:
+                raise InvalidJob(name, value, "image jobs take none and single")
+            return mode, name.split(".", 1)[0], tuple(notes)
+        notes.append(f"{name}: {shown(value)} is none of the five modes, ignored")
     present = {slot for slot in _FALLBACKS if _source(slot, config, metadata) is not None}
     if defaults.media == "image":
         present &= {"image"}
@@ -191,15 +208,21 @@ def _choose_mode(
     return mode, "inferred", tuple(notes)
 
 
-def _allow_mode(mode: ReferenceMode, defaults: JobDefaults) -> ReferenceMode:
-    if defaults.media == "image" and mode not in {ReferenceMode.NONE, ReferenceMode.SINGLE}:
-        raise InvalidJob("config.reference_mode", mode.value, "image jobs take none and single")
-    return mode
+def _unused(mode: ReferenceMode, config: PayloadConfig, metadata: PayloadMetadata, defaults: JobDefaults) -> tuple[str, ...]:
+    """Name what was given and does not count, for the log."""
+    notes = [
+        f"config.{slot} (or metadata.{fallback}) is not used in reference mode {mode.value}"
+        for slot, fallback in _FALLBACKS.items()
+        if slot not in _SLOTS[mode] and _source(slot, config, metadata) is not None
+    ]
+    if config.resolution is not None and not _resolution_counts(config, defaults):
+        notes.append("config.resolution is not used: it counts in image jobs without width and height")
+    return tuple(notes)
 
 
 def _source(slot: str, config: PayloadConfig, metadata: PayloadMetadata) -> str | None:
-    value = _first(getattr(config, slot), getattr(metadata, _FALLBACKS[slot]), default=None)
-    return None if value is None else str(value)
+    """Return a reference or its fallback; an empty string is an absent one, as it was to the worker of old."""
+    return getattr(config, slot) or getattr(metadata, _FALLBACKS[slot]) or None
 
 
 def _reference(slot: str, mode: ReferenceMode, config: PayloadConfig, metadata: PayloadMetadata) -> str:
@@ -211,20 +234,26 @@ def _reference(slot: str, mode: ReferenceMode, config: PayloadConfig, metadata: 
 
 
 def _denoise_strength(config: PayloadConfig, metadata: PayloadMetadata) -> float:
-    given = _first(metadata.denoise_strength, config.denoise_strength, default=None)
+    holders: dict[str, PayloadConfig | PayloadMetadata] = {"metadata": metadata, "config": config}
+    given = _same({f"{name}.denoise_strength": holder.denoise_strength for name, holder in holders.items()}, None)
     if given is not None:
         return float(given)
-    kept = _first(metadata.reference_strength, config.reference_strength, default=None)
+    kept = _same({f"{name}.reference_strength": holder.reference_strength for name, holder in holders.items()}, None)
     return DEFAULT_DENOISE_STRENGTH if kept is None else round(1 - float(kept), 6)
 
 
 def _size(config: PayloadConfig, defaults: JobDefaults) -> tuple[int, int]:
-    if config.resolution is not None and config.width is None and config.height is None and defaults.media == "image":
-        match = _RESOLUTION.match(config.resolution)
+    if _resolution_counts(config, defaults):
+        match = _RESOLUTION.match(config.resolution) if isinstance(config.resolution, str) else None
         if match is None:
             raise InvalidJob("config.resolution", config.resolution, "it must look like 480x832, width first")
         return int(match[1]), int(match[2])
     return _first(config.width, default=defaults.width), _first(config.height, default=defaults.height)
+
+
+def _resolution_counts(config: PayloadConfig, defaults: JobDefaults) -> bool:
+    absent = config.width is None and config.height is None
+    return config.resolution is not None and absent and defaults.media == "image"
 
 
 def _frames(config: PayloadConfig, defaults: JobDefaults) -> int:
@@ -243,7 +272,7 @@ def _lora(index: int, entry: LoraEntry) -> Lora:
     name = _same({f"config.loras.{index}.name": entry.name, f"config.loras.{index}.path": entry.path}, None)
     if not name:
         raise InvalidJob(f"config.loras.{index}.name", None, "it must name a file in the allowed folder or repo@revision")
-    return Lora(name=name, scale=entry.scale)
+    return Lora(name=name, scale=_first(entry.scale, default=1.0))
 
 
 def _expiry(payload: Payload) -> float | None:
@@ -251,16 +280,21 @@ def _expiry(payload: Payload) -> float | None:
     return min(times, default=None)
 
 
-def _time(name: str, value: float | str | None) -> float | None:
-    if value is None or isinstance(value, int | float):
-        return value
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise InvalidJob(name, value, "it must be Unix seconds or an ISO 8601 time with its zone")
-    return moment.timestamp()
+def _time(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    seconds: float | None = None
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            moment = datetime.fromisoformat(value)
+            seconds = None if moment.tzinfo is None else moment.timestamp()
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = value
+    if seconds is None:
+        raise InvalidJob(name, value, TIME_RULE)
+    if not 0 <= seconds <= LATEST_TIME:  # NaN is not in it either
+        raise InvalidJob(name, value, f"{TIME_RULE}, from 0 to {LATEST_TIME:.0f} seconds (not milliseconds)")
+    return float(seconds)
 
 
 def _check_size(model: ModelInfo, request: GenerationRequest) -> None:
@@ -280,8 +314,8 @@ def _check_features(model: ModelInfo, request: GenerationRequest, *, subjects: i
     """Refuse by name what the model cannot do."""
     if request.sample_solver not in model.solvers:
         raise InvalidJob("config.sample_solver", request.sample_solver, f"model {model.name} has {_listed(model.solvers)}")
-    if request.preset not in model.presets:
-        raise InvalidJob("config.preset", request.preset, f"model {model.name} has {_listed(model.presets)}")
+    if request.preset not in _presets(model):
+        raise InvalidJob("config.preset", request.preset, f"model {model.name} has {_listed(_presets(model))}")
     if request.loras and not model.loras:
         raise UnsupportedRequest(f"config.loras: model {model.name} takes no adapters")
     if subjects > model.max_subject_references:
@@ -293,6 +327,23 @@ def _check_features(model: ModelInfo, request: GenerationRequest, *, subjects: i
     if not image_to_image and request.reference_mode not in model.reference_modes:
         modes = _listed(mode.value for mode in model.reference_modes)
         raise UnsupportedRequest(f"config.reference_mode: model {model.name} does {modes}, not {request.reference_mode.value!r}")
+
+
+def _check_processors(asked: Iterable[str], known: frozenset[str] | None) -> None:
+    for index, name in enumerate(asked):
+        if known is not None and name not in known:
+            hint = _hint(name, known)
+            raise InvalidJob(f"config.postprocess.{index}", name, f"the installed frame processors are {_listed(known)}{hint}")
+
+
+def _presets(model: ModelInfo) -> tuple[str, ...]:
+    return model.presets or ("exact",)
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    """Suggest the name that was probably meant; ``name`` is a stranger's, so only its beginning is compared."""
+    close = difflib.get_close_matches(name[:_COMPARED_CHARACTERS], list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _listed(names: Iterable[str]) -> str:

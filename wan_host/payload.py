@@ -22,7 +22,9 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 Steps = Annotated[int, Field(ge=1, le=200)]
 Guidance = Annotated[float, Field(ge=0, le=30)]
-Reference = Annotated[str, Field(min_length=1)]
+Reference = str
+"""A URL, a ``data:`` URI or a storage path; empty counts as absent, because producers leave one out that way."""
+TIME_RULE = "it must be Unix seconds or an ISO 8601 time with its zone"
 
 
 class _Lenient(BaseModel):
@@ -36,7 +38,7 @@ class LoraEntry(_Lenient):
 
     name: str | None = None
     path: str | None = None
-    scale: float = Field(default=1.0, ge=-4, le=4)
+    scale: Annotated[float, Field(ge=-4, le=4)] | None = None
 
 
 class PayloadConfig(_Lenient):
@@ -44,7 +46,7 @@ class PayloadConfig(_Lenient):
 
     width: Annotated[int, Field(ge=16, le=4096)] | None = None
     height: Annotated[int, Field(ge=16, le=4096)] | None = None
-    resolution: str | None = None
+    resolution: Any = None
     frames: Annotated[int, Field(ge=1, le=83)] | None = None
     fps: Annotated[int, Field(ge=8, le=24)] | None = None
     num_inference_steps: Steps | None = None
@@ -61,7 +63,7 @@ class PayloadConfig(_Lenient):
     model: str | None = None
     preset: str | None = None
     postprocess: list[str] | None = None
-    reference_images: Annotated[list[Reference], Field(max_length=4)] | None = None
+    reference_images: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=4)] | None = None
     reference_mode: Any = None
     image: Reference | None = None
     first_frame: Reference | None = None
@@ -93,8 +95,8 @@ class Payload(_Lenient):
     negative_prompt: str | None = None
     seed: Seed | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
-    deadline: float | str | None = None
-    expires_at: float | str | None = None
+    deadline: Any = None
+    expires_at: Any = None
     config: PayloadConfig | None = None
     metadata: PayloadMetadata | None = None
 
@@ -117,17 +119,12 @@ def parse_payload(text: str | bytes) -> Payload:
         return Payload.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"] if not _is_union_branch(part)) or "payload"
+        field = ".".join(str(part) for part in first["loc"]) or "payload"
         if first["type"] == "missing":
             raise InvalidJob(field, None, "it is required") from None
         if first["type"] == "json_invalid":
             raise InvalidJob("payload", _beginning(text), f"it must be a JSON object ({first['ctx']['error']})") from None
         raise InvalidJob(field, first["input"], _allowed(first)) from None
-
-
-def _is_union_branch(part: object) -> bool:
-    """Pydantic names the branch of ``float | str`` in the location; the field alone is what a producer knows."""
-    return part in {"float", "str", "int"}
 
 
 def _allowed(item: Any) -> str:

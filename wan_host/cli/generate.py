@@ -63,7 +63,9 @@ def generate(prompt: str, output: Path, job_type: str, negative_prompt: str | No
     if negative_prompt is not None:
         payload["negative_prompt"] = negative_prompt
     policy = JobPolicy(
-        default_model=hooks.registry.default_model(settings.model), max_prompt_characters=settings.max_prompt_characters
+        default_model=hooks.registry.default_model(settings.model),
+        max_prompt_characters=settings.max_prompt_characters,
+        frame_processors=frozenset(hooks.plugins_with("process_frames")),
     )
     if not hooks.models() and settings.model is None:
         raise UnknownModel(no_model_hint())
