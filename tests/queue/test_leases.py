@@ -159,6 +159,17 @@ async def test_an_entry_whose_state_has_expired_is_told_and_does_not_block(queue
     assert [(poison.job_id, poison.reason) for poison in poll.poisoned] == [("a", "expired")]
 
 
+async def test_an_entry_that_was_read_but_never_leased_is_rescued(queue, redis, name, monkeypatch):
+    await queue.push(job("a"))
+    await queue.poll(claims=0)
+    stream, meta = f"{{{name}}}:stream:0", f"{{{name}}}:meta"
+    ((_, ((entry, _),)),) = await redis.xreadgroup("workers", "dead", {stream: ">"})
+    assert await claim_ids(queue) == []
+    await redis.execute_command("XCLAIM", stream, "workers", "dead", "0", entry, "IDLE", "700000")
+    await redis.hset(meta, "touched", 0)
+    assert await claim_ids(queue) == ["a"]
+
+
 class TestAdoption:
     async def test_a_worker_that_restarts_has_its_job_again(self, open_):
         before = await open_("w1")

@@ -7,10 +7,11 @@ import time
 
 import pytest
 
-from tests.queue.entries import claim_ids, claimed, job
+from tests.queue.entries import REPORT, claim_ids, claimed, job
 from wan_host.errors import PermanentError, SettingsError
 from wan_host.queue import QueueUnavailable, open_queue
 from wan_host.queue.tcp import TcpTransport
+from wan_host.queue.transport import NoScript, server_error
 
 
 async def test_an_idle_worker_is_woken_by_a_push(queue, redis, name):
@@ -103,14 +104,44 @@ async def test_a_list_that_is_no_list_is_told(queue, redis, name):
 
 
 async def test_a_server_without_memory_is_unavailable_not_broken(queue, redis, name):
-    claim = await claimed(queue)
+    claim = await claimed(queue, "running")
+    other = await claimed(queue, "other")
+    await queue.push(job("moved"))
+    await queue.poll(claims=0)
+    await queue.push(job("pushed"))
     await redis.config_set("maxmemory", "1")
     try:
-        with pytest.raises(QueueUnavailable, match="OOM"):
-            await queue.push(job("b"))
+        for operation in (
+            lambda: queue.push(job("b")),
+            lambda: queue.poll(claims=5),
+            lambda: queue.start(claim),
+            lambda: queue.renew([claim]),
+            lambda: queue.finish(claim, status="published", report=REPORT),
+            lambda: queue.release(other, reason="test"),
+            lambda: queue.cancel("moved"),
+        ):
+            with pytest.raises(QueueUnavailable, match="OOM"):
+                await operation()
     finally:
         await redis.config_set("maxmemory", "0")
-    await queue.check(claim)
+    await queue.finish(claim, status="published", report=REPORT)
+    await queue.release(other, reason="test")
+    assert await claim_ids(queue, 5) == ["other", "moved", "pushed"]
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("OOM command not allowed", QueueUnavailable),
+        ("Error running script (call to f_a1): @user_script:146: @user_script: 146: -OOM command not allowed", QueueUnavailable),
+        ("LOADING the dataset is in memory soon", QueueUnavailable),
+        ("WRONGPASS invalid", SettingsError),
+        ("ERR unknown command", PermanentError),
+        ("NOSCRIPT No matching script", NoScript),
+    ],
+)
+def test_an_answer_with_an_error_is_told_by_what_can_be_done_about_it(message, kind):
+    assert type(server_error(message, where="here")) is kind
 
 
 async def test_a_server_that_hangs_is_given_up_in_time(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,6 +33,8 @@ _MAY_PASS: Final = (
 )
 _CREDENTIALS: Final = ("NOAUTH", "NOPERM", "WRONGPASS")
 
+_INNER_CODE: Final = re.compile(r"Error running script .*: -([A-Z]+) ")
+
 
 class NoScript(Exception):
     """The server does not know the script (any more)."""
@@ -39,7 +42,8 @@ class NoScript(Exception):
 
 def server_error(message: str, *, where: str, otherwise: type[WanHostError] = PermanentError) -> Exception:
     """Return the exception that an error answer of the server means; ``where`` names the server without credentials."""
-    code = message.removeprefix("ERR ").split(" ", 1)[0].upper()
+    inner = _INNER_CODE.search(message)  # Redis 6 wraps what a command in a script was refused with
+    code = inner.group(1) if inner else message.removeprefix("ERR ").split(" ", 1)[0].upper()
     if code == "NOSCRIPT":
         return NoScript(message)
     if code in _MAY_PASS:

@@ -6,6 +6,7 @@
 -- ARGV[8]  payload  ARGV[9] attempts  ARGV[10] runs  ARGV[11] seed ('': in the payload)  ARGV[12] queued_at  ARGV[13] priority
 -- reply    {'ours', attempts, runs, seed, queued_at, priority, entry, cancelled, problem, payload}, {'lost'} or {'gone'}
 
+writes()
 local worker, lease, id, token = ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local job = job_key(id)
 local state = fields(job, 'status', 'token', 'priority', 'entry')

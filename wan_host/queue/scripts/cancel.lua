@@ -3,6 +3,7 @@
 -- ARGV[3]  job id    ARGV[4]  report (JSON, or '') that is sent if the job had not been running
 -- reply    'cancelled', 'cancelling', 'finished' or 'unknown'
 
+writes()
 local id = ARGV[3]
 local job = job_key(id)
 local state = fields(job, 'status', 'entry', 'priority')

@@ -39,6 +39,10 @@ if schema and schema ~= SCHEMA then
     .. schema .. ', this version knows ' .. SCHEMA)
 end
 
+-- The first write of every script that changes something. A server that is out of memory refuses this one, and not, say, the
+-- HSET after an LPOP, when the entry would be lost: scripts are not rolled back.
+local function writes() redis.call('HSET', META, 'schema', SCHEMA) end
+
 local function int(number) return string.format('%.0f', number) end
 local function job_key(id) return root .. 'job:' .. id end
 local function stream_key(priority) return root .. 'stream:' .. priority end

@@ -6,6 +6,7 @@
 -- ARGV[10] time (ms) that the caller has for delivering the report itself before others may
 -- reply    {'ours', sequence, now} or {'gone'} or {'lost'}
 
+writes()
 local id, token, status, report = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local job = job_key(id)
 local state = fields(job, 'finished_token', 'report_sequence', 'entry', 'priority', 'payload', 'head', 'size')

@@ -14,6 +14,7 @@
 local worker, lease, wanted = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local move_limit, entry_limit, randomness, about = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
 local BYTES_A_POLL = 8388608
+local TIDY = '600000'
 local claims, poisoned, duplicates = {}, {}, {}
 
 -- The value of a JSON text, or nil. Half a surrogate pair, which JavaScript writes when it cuts an emoji, is no reason to
@@ -51,9 +52,9 @@ end
 local function table_or_empty(value) return type(value) == 'table' and value or {} end
 local function given(value) return value ~= nil and value ~= cjson.null end
 
-local function poison(text, reason)
+local function poison(text, reason, problem)
   local head = head_of(text)
-  local letter = bury('', reason, '', head, int(#text))
+  local letter = bury('', reason, problem and cjson.encode({message = problem}) or '', head, int(#text))
   poisoned[#poisoned + 1] = {letter, '', reason, int(#text), head}
 end
 
@@ -169,9 +170,27 @@ local function note_worker()
   redis.call('EXPIRE', WORKERS, '86400')
 end
 
--- Once an hour: prolong what is in use, forget what has passed.
+-- Entries that were read from the stream but are neither leased nor delayed, because a server failed in the middle of a script:
+-- Redis's own list of pending entries knows them. They become due.
+local function rescue(priority)
+  local stream = stream_key(priority)
+  local pending = redis.pcall('XPENDING', stream, GROUP, 'IDLE', TIDY, '-', '+', '100')
+  for _, row in ipairs(pending.err and {} or pending) do
+    local found = redis.call('XRANGE', stream, row[1], row[1])[1]
+    local id = found and found[2][2] or ''
+    local state = fields(job_key(id), 'status', 'entry')
+    if not found then
+      redis.call('XACK', stream, GROUP, row[1])
+    elseif state.status == 'waiting' and state.entry == row[1] then
+      redis.call('ZADD', delayed_key(priority), 'NX', int(now), id)
+      keep(delayed_key(priority))
+    end
+  end
+end
+
+-- Every ten minutes: prolong what is in use, forget what has passed.
 local function tidy()
-  redis.call('HSET', META, 'schema', SCHEMA, 'touched', int(now))
+  redis.call('HSET', META, 'touched', int(now))
   keep(META)
   keep(INTAKE)
   keep(OUTBOX)
@@ -181,6 +200,7 @@ local function tidy()
   for p = 0, 9 do
     local stream = stream_key(p)
     if redis.call('EXISTS', stream) == 1 then
+      rescue(p)
       keep(stream)
       keep(leases_key(p))
       keep(delayed_key(p))
@@ -196,6 +216,7 @@ local function tidy()
   end
 end
 
+writes()
 local answer = remembered()
 if answer then
   for _, claimed in ipairs(answer[7]) do
@@ -210,7 +231,7 @@ if meta.epoch == '' then
   meta.epoch = redis.sha1hex('epoch' .. randomness)
   redis.call('HSET', META, 'epoch', meta.epoch)
 end
-if (tonumber(meta.touched) or 0) + 3600000 < now then tidy() end
+if (tonumber(meta.touched) or 0) + tonumber(TIDY) < now then tidy() end
 if worker ~= '' and about ~= '' then note_worker() end
 
 local moved, bytes = 0, 0
@@ -219,7 +240,8 @@ while moved < move_limit and bytes < BYTES_A_POLL do
   if not text then break end
   moved = moved + 1
   bytes = bytes + #text
-  take_in(text)
+  local ok, problem = pcall(take_in, text)
+  if not ok then poison(text, 'broken', type(problem) == 'table' and problem.err or tostring(problem)) end
 end
 if moved == move_limit then keep(INTAKE) end
 

@@ -4,6 +4,7 @@
 -- ARGV[7]  reason    ARGV[8]  error (JSON, or '')
 -- reply    'ours', 'lost' or 'gone'
 
+writes()
 local id, token = ARGV[3], ARGV[4]
 local job = job_key(id)
 local state = fields(job, 'released_token', 'started_token', 'attempts', 'priority')

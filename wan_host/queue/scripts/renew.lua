@@ -4,6 +4,7 @@
 -- ARGV[6...]            id, token, progress (JSON or '') of every job
 -- reply    'held', 'cancelled', 'lost' or 'gone' for every job, in their order
 
+writes()
 local worker, lease = ARGV[3], tonumber(ARGV[4])
 local about = root .. 'worker:' .. worker
 if redis.call('EXISTS', about) == 1 or ARGV[5] ~= '' then

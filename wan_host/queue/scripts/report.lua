@@ -4,6 +4,7 @@
 -- ARGV[6]  delay until the next try (ms)    ARGV[7]  note of the receiver, or the error
 -- reply    the job's status, or '' when a newer report (or none) is in the outbox
 
+writes()
 local id, outcome = ARGV[3], ARGV[5]
 local job = job_key(id)
 local state = fields(job, 'status', 'report_sequence', 'report_state', 'report_tries')

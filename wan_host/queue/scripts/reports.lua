@@ -3,6 +3,7 @@
 -- ARGV[3]  reports wanted    ARGV[4]  time for delivering them (ms)
 -- reply    {{id, sequence, tries, run, status, since, error, report}...}
 
+writes()
 local ids = remembered()
 if not ids then
   ids = redis.call('ZRANGEBYSCORE', OUTBOX, '-inf', int(now), 'LIMIT', '0', ARGV[3])

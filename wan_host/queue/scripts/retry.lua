@@ -3,6 +3,7 @@
 -- ARGV[3]  job id
 -- reply    'waiting' (it runs anew), 'published' (its report is sent anew), or '' (there is nothing to retry)
 
+writes()
 local id = ARGV[3]
 local done = remembered()
 if done then return done end

@@ -3,6 +3,7 @@
 -- ARGV[3]  job id    ARGV[4]  token    ARGV[5]  sequence numbers to reserve
 -- reply    {'ours', attempts of this submission, runs over all, first sequence number, started_at} or {'gone'} or {'lost'}
 
+writes()
 local id, token = ARGV[3], ARGV[4]
 local job = job_key(id)
 local standing = holder(id, token)
