@@ -52,7 +52,10 @@ def compute_dtype(device: str) -> torch.dtype:
 
 
 def load_components(checkpoint: Checkpoint, context: LaneContext) -> Components:
-    """Load every part from the folder. Raise ModelLoadFailed, naming the part, where a file is corrupt or keys are missing."""
+    """Load every part from the folder into the CPU's memory.
+
+    Raise ModelLoadFailed, naming the part, where a file is corrupt or keys are missing.
+    """
     import torch
     from diffusers import AutoencoderKLWan, WanTransformer3DModel, WanVACETransformer3DModel
     from diffusers.utils import logging as diffusers_logging
@@ -62,7 +65,7 @@ def load_components(checkpoint: Checkpoint, context: LaneContext) -> Components:
     # A lane's progress goes through its context; bars on its standard error would only tear the host's log.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    path, dtype, device = checkpoint.path, compute_dtype(context.device), torch.device(context.device)
+    path, dtype = checkpoint.path, compute_dtype(context.device)
     adapter = checkpoint.adapter
     with _naming(path / "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path / "tokenizer")
@@ -75,7 +78,7 @@ def load_components(checkpoint: Checkpoint, context: LaneContext) -> Components:
         (WanVACETransformer3DModel if adapter else WanTransformer3DModel, "transformer", dtype),
     ):
         module = _load(cls, path / name, kept)
-        loaded.append(module.to(device).eval().requires_grad_(requires_grad=False))
+        loaded.append(module.eval().requires_grad_(requires_grad=False))
         context.progress(f"{name} loaded")
     text_encoder, vae, transformer = loaded
     if text_encoder.shared.weight is not text_encoder.encoder.embed_tokens.weight:

@@ -31,6 +31,10 @@ class PromptEmbeddings:
         self._device = device
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
 
+    def __contains__(self, text: str) -> bool:
+        """Whether a text needs no encoding."""
+        return text in self._kept
+
     def encode(self, text: str) -> torch.Tensor:
         """Return the embedding of one text. Call under ``torch.no_grad``: an embedding that carries a graph must not be kept."""
         found = self._kept.get(text)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wan_host import Clip, Generation
+from wan_host import Clip, Generation, UnsupportedRequest
 from wan_host_wan21.decoding import decode
 from wan_host_wan21.embeddings import MAX_TOKENS
+from wan_host_wan21.memory import Placement
 from wan_host_wan21.pinning import pin
 from wan_host_wan21.references import Plan, Route, plan
 from wan_host_wan21.routes import latents_for
@@ -28,9 +29,14 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
     """Make every clip of a job. Raise UnsupportedRequest for what this checkpoint cannot do, before any work."""
     chosen = plan(request, model.checkpoint, model.info.name)
     facts = _facts(request, model, chosen)
+    placement = model.placer.admit(request)
+    if request.loras and placement is Placement.FP8:
+        raise UnsupportedRequest("config.loras: not with the placement fp8, whose stored weights cannot be adapted exactly")
     if chosen.route is Route.COPY:
         return Generation(clips=_copies(request, chosen), metadata=facts)
+    facts["placement"] = placement.value
     with model.job(context):
+        model.placer.place(placement)
         with context.stage("text_encode"):
             prompts = encode_prompts(request, model)
         if model.loras.differ(request.loras):
@@ -53,11 +59,13 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
 
 def encode_prompts(request: GenerationRequest, model: Wan21) -> Prompts:
     """Encode the prompt and, where there is guidance to speak of, the negative prompt."""
-    guided = request.guidance_scale > 1
-    return Prompts(
-        positive=model.embeddings.encode(request.prompt),
-        negative=model.embeddings.encode(request.negative_prompt) if guided else None,
-    )
+    texts = [request.prompt, request.negative_prompt] if request.guidance_scale > 1 else [request.prompt]
+    if all(text in model.embeddings for text in texts):
+        embeddings = [model.embeddings.encode(text) for text in texts]
+    else:
+        with model.placer.encoding():
+            embeddings = [model.embeddings.encode(text) for text in texts]
+    return Prompts(positive=embeddings[0], negative=embeddings[1] if len(embeddings) > 1 else None)
 
 
 def _copies(request: GenerationRequest, chosen: Plan) -> tuple[Clip, ...]:

@@ -11,6 +11,7 @@ from wan_host_wan21.checkpoint import Checkpoint, recognise
 from wan_host_wan21.components import Components, load_components
 from wan_host_wan21.embeddings import PromptEmbeddings
 from wan_host_wan21.loras import Loras
+from wan_host_wan21.placement import Placer, empty_cache
 from wan_host_wan21.settings import Wan21Settings, read_settings
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Wan21:
         self.info, self.checkpoint, self.components, self.settings = info, checkpoint, components, settings
         self.device = torch.device(device)
         self.loras = Loras(components, settings)
+        self.placer = Placer(components, self.device, settings)
         self.embeddings = PromptEmbeddings(components, self.device)
         shared: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": components.vae, "scheduler": None}
         self.text_to_video = WanPipeline(transformer=components.plain, **shared)
@@ -76,20 +78,16 @@ class Wan21:
         for pipeline in self.pipelines():
             pipeline.maybe_free_model_hooks()
         self.components.vae.clear_cache()
+        self.placer.settle()
 
     def close(self) -> None:
         """Give the memory back."""
         import gc
 
-        import torch
-
-        for name in ("text_to_video", "image_to_image", "conditioned", "components", "embeddings", "loras"):
+        for name in ("text_to_video", "image_to_image", "conditioned", "components", "embeddings", "loras", "placer"):
             self.__dict__.pop(name, None)
         gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        elif self.device.type == "mps":
-            torch.mps.empty_cache()
+        empty_cache(self.device)
 
     def _watch(self) -> None:
         """Report, and stop where the job was cancelled, between layers of the text encoder and chunks of the VAE."""
@@ -112,4 +110,7 @@ def load(info: ModelInfo, context: LaneContext) -> Wan21:
     checkpoint = recognise(Path(info.path).expanduser())
     with context.stage("load"):
         components = load_components(checkpoint, context)
-    return Wan21(info, checkpoint, components, context.device, read_settings())
+        model = Wan21(info, checkpoint, components, context.device, read_settings())
+        model.placer.place(model.placer.admit_largest(info))
+        context.progress(f"placed: {model.placer.current}")
+    return model

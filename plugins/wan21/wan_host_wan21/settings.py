@@ -10,6 +10,7 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from wan_host import SettingsError
+from wan_host_wan21.memory import Placement
 
 _PREFIX = "WAN_HOST_WAN21_"
 _FILE = "wan-host.toml"
@@ -34,6 +35,10 @@ class Wan21Settings(BaseSettings):
     """Adapters that jobs may name; defaults to ``loras`` in the data folder."""
     lora_repos: Names = ()
     """Hub repositories whose adapters jobs may name, as patterns such as ``me/*``; none by default."""
+    vram_limit_gb: float | None = Field(default=None, gt=0, validation_alias=_of_host("vram_limit_gb"))
+    """GiB of the device's memory that may be used; without it, what is free."""
+    placement: Placement | None = None
+    """A placement for every job, instead of the fastest one that fits."""
     pin_frames: bool = True
     """Make the first and last frame equal to their references; see ``pinning``."""
 

@@ -1,0 +1,164 @@
+"""Placements: which one a job gets, which jobs are refused, and that where the weights are does not change what is made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch  # noqa: TID253  # a test of torch code
+from wan_host_wan21.generation import generate
+from wan_host_wan21.memory import LADDER, Job, Placement, Weights, choose, needed_bytes, refusal
+from wan_host_wan21.placement import Blocks, Placer, measure
+from wan_host_wan21.settings import Wan21Settings
+
+from wan_host import Lora, OutOfMemory, ReferenceMode, References, UnsupportedRequest
+
+GIB = 2**30
+# VACE 1.3B: 2.154 B and UMT5-XXL 5.681 B parameters in bfloat16, VAE 126.9 M in float32.
+REAL = Weights(
+    transformer=int(4.308e9),
+    transformer_blocks=int(4.1e9),
+    transformer_block=int(0.095e9),
+    text_encoder=int(11.36e9),
+    text_blocks=int(9.26e9),
+    text_block=int(0.386e9),
+    vae=int(0.508e9),
+    width=1536,
+    ffn_width=8960,
+    vae_base=96,
+)
+FULL = Job(frames=83, width=480, height=832)
+
+
+def test_a_sequence_is_as_long_as_the_published_one():
+    assert Job(frames=81, width=480, height=832).tokens == 32_760
+    assert Job(frames=1, width=480, height=832).tokens == 1_560
+
+
+def test_decoding_takes_what_was_measured():
+    """12.3 GiB for 81 frames of 480x832 in float32, the VAE's weights within; 25.6 GiB with all of the T2V model resident."""
+    alone = needed_bytes(Placement.TEXT_OFF, REAL, Job(frames=81, width=480, height=832)) - REAL.transformer
+    assert 12.0 * GIB < alone < 12.8 * GIB
+
+
+@pytest.mark.parametrize(
+    ("gib", "placement"), [(80, "resident"), (30, "resident"), (24, "text_off"), (18, "text_off"), (14, "offload"), (8, None)]
+)
+def test_the_fastest_placement_that_fits_is_chosen(gib, placement):
+    assert choose(LADDER, REAL, FULL, gib * GIB) == placement
+
+
+def test_leaner_placements_need_less():
+    needs = [needed_bytes(placement, REAL, FULL) for placement in LADDER]
+    assert needs == sorted(needs, reverse=True)
+
+
+def test_a_refusal_names_the_largest_that_fits():
+    said = refusal(REAL, FULL, 8 * GIB, Placement.OFFLOAD)
+    assert said.startswith("83 frames at 480x832 need about 12.")
+    assert "8.0 GiB are there; the largest that fits is" in said
+    width, height = (int(side) for side in said.split(" is ")[-1].split(" for ")[0].split("x"))
+    assert (width % 16, height % 16) == (0, 0)
+    assert needed_bytes(Placement.OFFLOAD, REAL, Job(frames=83, width=width, height=height)) <= 8 * GIB
+    assert abs(width / height - 480 / 832) < 0.05
+    assert "frames at 480x832 or" in refusal(REAL, FULL, int(12.5 * GIB), Placement.OFFLOAD)
+    assert "nothing" in refusal(REAL, FULL, GIB // 8, Placement.OFFLOAD)
+
+
+@pytest.fixture
+def limited(vace, monkeypatch):
+    """Return a function that gives the model a budget; the CPU has none of its own."""
+
+    def limit(number: int | None, **settings):
+        monkeypatch.setattr(vace.placer, "_settings", Wan21Settings(**settings))
+        monkeypatch.setattr("wan_host_wan21.placement.budget_bytes", lambda *_: number)
+        return vace
+
+    yield limit
+    vace.placer.place(Placement.RESIDENT)
+
+
+def test_a_job_that_cannot_fit_is_refused_before_any_work(limited, video, recorder):
+    context = recorder()
+    with pytest.raises(UnsupportedRequest, match=r"config\.frames, config\.width, config\.height: 9 frames at 32x48 need"):
+        generate(video(), limited(1000), context)
+    assert context.events == []
+
+
+def test_a_second_attempt_begins_leaner(limited, video, image, recorder):
+    model = limited(10**12)
+    placements = [generate(image(attempt=attempt), model, recorder()).metadata["placement"] for attempt in (1, 2, 3, 4)]
+    assert placements == ["resident", "text_off", "offload", "offload"]
+
+
+@pytest.mark.parametrize("placement", ["text_off", "offload"])
+def test_placements_change_nothing_but_the_place(placement, limited, video, picture, recorder):
+    start = {"reference_mode": ReferenceMode.START, "references": References(first_frame=picture()), "frames": 5}
+    expected = [generate(video(**given), limited(None), recorder()).clips[0].frames for given in ({}, start)]
+    model = limited(None, placement=placement)
+    model.embeddings._kept.clear()
+    for given, frames in zip(({}, start), expected, strict=True):
+        made = generate(video(**given), model, recorder())
+        assert made.metadata["placement"] == placement
+        assert np.array_equal(made.clips[0].frames, frames)
+
+
+def test_blocks_come_for_their_own_pass_alone():
+    """Where there is one device only, another dtype stands for the place where weights rest."""
+    layers = torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in range(2)])
+    expected = [layer.weight.detach().clone() for layer in layers]
+    blocks = Blocks(layers, torch.device("cpu"))
+    blocks._rest = lambda data: data.half()
+    fetch, seen = blocks._enter, []
+
+    def enter(block, inputs):
+        fetch(block, inputs)
+        for tensor in block.parameters():
+            tensor.data = tensor.data.float()
+        seen.append([layer.weight.dtype for layer in layers])
+
+    blocks._enter = enter
+    blocks.attach()
+    assert {layer.weight.dtype for layer in layers} == {torch.float16}
+    layers[1](layers[0](torch.ones(1, 2)))
+    assert seen == [[torch.float32, torch.float16], [torch.float16, torch.float32]]
+    assert {layer.weight.dtype for layer in layers} == {torch.float16}
+    with pytest.raises(RuntimeError):
+        layers[0](torch.ones(1, 3))
+    blocks.settle()
+    assert {layer.weight.dtype for layer in layers} == {torch.float16}
+    blocks.detach()
+    assert all(torch.equal(layer.weight, weight.half()) for layer, weight in zip(layers, expected, strict=True))
+
+
+def test_eight_bits_are_near_and_are_only_taken_where_a_setting_says_so(load_tiny, vace, video, recorder, monkeypatch):
+    monkeypatch.setenv("WAN_HOST_WAN21_PLACEMENT", "fp8")
+    model = load_tiny("vace")
+    plain = generate(video(), vace, recorder()).clips[0].frames.astype(int)
+    made = generate(video(), model, recorder())
+    assert made.metadata["placement"] == "fp8"
+    difference = np.abs(made.clips[0].frames - plain)
+    assert 0 < difference.mean() < 8
+    with pytest.raises(UnsupportedRequest, match=r"config\.loras: not with the placement fp8"):
+        generate(video(loras=(Lora(name="any"),)), model, recorder())
+
+
+def test_the_devices_shortage_of_memory_is_told_as_such(vace, video, recorder, monkeypatch):
+    def short(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    before = generate(video(), vace, recorder()).clips[0].frames
+    with monkeypatch.context() as patch:
+        patch.setattr(vace.components.plain, "forward", short)
+        with pytest.raises(OutOfMemory, match="tiny on cpu: CUDA out of memory"):
+            generate(video(seed=3), vace, recorder())
+    assert np.array_equal(generate(video(), vace, recorder()).clips[0].frames, before)
+
+
+def test_the_weights_are_measured(vace):
+    weights = measure(vace.components)
+    assert weights.transformer_blocks < weights.transformer
+    assert weights.transformer == sum(p.numel() * 4 for p in vace.components.transformer.parameters()) + sum(
+        b.numel() * b.element_size() for b in vace.components.transformer.buffers()
+    )
+    assert (weights.width, weights.ffn_width) == (24, 32)
+    assert Placer(vace.components, torch.device("cpu"), Wan21Settings()).weights == weights

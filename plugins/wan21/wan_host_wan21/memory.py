@@ -1,0 +1,128 @@
+"""What a job needs of a device's memory under each placement, and which jobs fit.
+
+Figures: one H100 with random weights of the real architecture gave a peak of 12.3 GiB for decoding 81 frames of 480x832 in
+float32, the VAE's weights and the frames themselves within. What denoising needs beyond the weights is an estimate from the
+tensors that are alive in one block; it stays far below the decoder at every size, so that the decoder decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from wan_host_wan21.sampling import generated_frames
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_GIB = 2**30
+_DECODER_BYTES_PER_PIXEL = 29_800
+_FRAME_BYTES = 3 * 4 * 2
+"""A decoded frame stands in memory twice while chunks are joined: bytes per pixel."""
+_SIDE = 16
+_PATCH = 2
+_LATENT = 8
+
+
+class Placement(StrEnum):
+    """Where weights are. Each but ``fp8`` gives the same numbers; a leaner one is slower."""
+
+    RESIDENT = "resident"
+    """Everything on the device."""
+    TEXT_OFF = "text_off"
+    """The text encoder is on the device only while it encodes."""
+    OFFLOAD = "offload"
+    """Also, every block of transformer and text encoder comes to the device for its own computation alone."""
+    FP8 = "fp8"
+    """Like TEXT_OFF, with the transformer's weights stored in 8 bits: it changes results, so only a setting chooses it."""
+
+
+LADDER = (Placement.RESIDENT, Placement.TEXT_OFF, Placement.OFFLOAD)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Bytes of the loaded modules, and the shape of the transformer. ``*_block`` is the largest block."""
+
+    transformer: int
+    transformer_blocks: int
+    transformer_block: int
+    text_encoder: int
+    text_blocks: int
+    text_block: int
+    vae: int
+    width: int
+    ffn_width: int
+    vae_base: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Job:
+    """What of a request takes memory."""
+
+    frames: int
+    width: int
+    height: int
+
+    @property
+    def tokens(self) -> int:
+        """Length of the transformer's sequence."""
+        latent_frames = (generated_frames(self.frames) - 1) // 4 + 1
+        return latent_frames * (self.width // (_LATENT * _PATCH)) * (self.height // (_LATENT * _PATCH))
+
+
+def needed_bytes(placement: Placement, weights: Weights, job: Job) -> int:
+    """Return the peak of a job: its worst phase (text encoder, denoising, VAE)."""
+    working = max(_denoise_bytes(weights, job), _decode_bytes(weights, job))
+    if placement is Placement.RESIDENT:
+        return weights.transformer + weights.text_encoder + weights.vae + working
+    if placement is Placement.OFFLOAD:
+        outer = weights.transformer - weights.transformer_blocks + weights.vae
+        text = weights.text_encoder - weights.text_blocks + weights.text_block
+        return outer + max(text, weights.transformer_block + working)
+    transformer = weights.transformer // (2 if placement is Placement.FP8 else 1)
+    return transformer + weights.vae + max(weights.text_encoder, working)
+
+
+def choose(allowed: tuple[Placement, ...], weights: Weights, job: Job, budget: int) -> Placement | None:
+    """Return the first of ``allowed`` placements that fits, or None."""
+    return next((placement for placement in allowed if needed_bytes(placement, weights, job) <= budget), None)
+
+
+def refusal(weights: Weights, job: Job, budget: int, placement: Placement) -> str:
+    """Say what a job needs, and the largest frames and size that would fit under the leanest ``placement``."""
+    needed = needed_bytes(placement, weights, job)
+    frames = max((smaller.frames for smaller in _shorter(job) if needed_bytes(placement, weights, smaller) <= budget), default=0)
+    size = next((smaller for smaller in _narrower(job) if needed_bytes(placement, weights, smaller) <= budget), None)
+    options = []
+    if frames:
+        options.append(f"{frames} frames at {job.width}x{job.height}")
+    if size is not None:
+        options.append(f"{size.width}x{size.height} for {job.frames} frames")
+    largest = " or ".join(options) if options else "nothing of this shape"
+    asked = f"{job.frames} frames at {job.width}x{job.height} need about {needed / _GIB:.1f} GiB"
+    return f"{asked} and {budget / _GIB:.1f} GiB are there; the largest that fits is {largest}"
+
+
+def _shorter(job: Job) -> Iterator[Job]:
+    for frames in range(job.frames - 1, 0, -1):
+        yield Job(frames=frames, width=job.width, height=job.height)
+
+
+def _narrower(job: Job) -> Iterator[Job]:
+    """Give smaller sizes of about the same aspect, largest first."""
+    long = max(job.width, job.height)
+    for side in range(long - _SIDE, 0, -_SIDE):
+        width, height = (max(_SIDE, round(edge * side / long / _SIDE) * _SIDE) for edge in (job.width, job.height))
+        yield Job(frames=job.frames, width=width, height=height)
+
+
+def _denoise_bytes(weights: Weights, job: Job) -> int:
+    """Tensors alive in a block: a dozen of the stream's width in bfloat16, six in float32 for norms, two of the ffn's."""
+    return job.tokens * (weights.width * (12 * 2 + 6 * 4) + weights.ffn_width * 2 * 2)
+
+
+def _decode_bytes(weights: Weights, job: Job) -> int:
+    pixels = job.width * job.height
+    return pixels * (_DECODER_BYTES_PER_PIXEL * weights.vae_base // 96 + generated_frames(job.frames) * _FRAME_BYTES)
