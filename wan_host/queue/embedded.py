@@ -121,7 +121,11 @@ class EmbeddedServer:
                 if state == "loading":
                     deadline = time.monotonic() + _START_SECONDS
                 elif self._become_owner():
-                    await self._start_own()
+                    try:
+                        await self._start_own()
+                    except BaseException:
+                        self._give_up_ownership()
+                        raise
                     return
                 await asyncio.sleep(_PAUSE)
         raise QueueUnavailable(
@@ -196,6 +200,8 @@ class EmbeddedServer:
             if state == "loading":
                 deadline = time.monotonic() + _START_SECONDS
             if time.monotonic() > deadline:
+                self._process.kill()
+                self._reap()
                 raise QueueUnavailable(f"the embedded queue server of {self.folder} does not answer{self._log_tail()}")
             await asyncio.sleep(_PAUSE)
 

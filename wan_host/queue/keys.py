@@ -19,8 +19,10 @@ RETENTION_SECONDS: Final = 7 * 86_400
 """How long finished jobs, reports and dead letters are kept; what is still to be done is kept four times as long."""
 DELIVERY_SECONDS: Final = 60.0
 """A worker that took a report has this long to deliver it before another worker may."""
-RESERVED_SEQUENCE: Final = 1000
-"""Sequence numbers that a run may use for its `processing` reports without asking the server."""
+RESERVED_SEQUENCE: Final = 250
+"""Sequence numbers that a run may use for its `processing` reports without asking the server.
+
+Not more than are needed: they run ahead of the clock, which is what makes them rise when a server comes back empty."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 

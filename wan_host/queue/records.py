@@ -55,7 +55,7 @@ class Claim:
 class Poison:
     """An entry that went to the dead letters at once: nobody could have been told that it failed.
 
-    ``reason``: ``not_json``, ``not_an_object``, ``no_id``, ``invalid_id``, ``too_large``, ``broken`` (the script failed on it), or
+    ``reason``: ``not_json``, ``not_an_object``, ``no_id``, ``invalid_id``, ``too_large``, ``broken`` (a script failed on it), or
     ``expired`` (its state had been kept as long as it could). ``size`` in bytes; ``head``: the first kilobyte. ``letter`` names
     it among the dead letters.
     """
