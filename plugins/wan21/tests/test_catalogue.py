@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from wan_host_wan21.catalogue import offered_models
+from wan_host_wan21.catalogue import count_parameters, offered_models, weights_mib
 from wan_host_wan21.settings import Wan21Settings, read_settings
 
 from wan_host import SettingsError
@@ -40,7 +40,7 @@ def test_the_defaults_are_those_of_the_wire_contract(tiny_folder, tmp_path):
     assert (fast.num_inference_steps, fast.guidance_scale, fast.sample_solver) == (25, 6.5, "dpm++")
     assert (high.num_inference_steps, high.guidance_scale, high.enhance) == (50, 7.5, True)
     assert types["image_fast"].frames == 1
-    assert 14_000 < model.vram_mib < 17_000
+    assert model.vram_mib == 0, "tiny"
 
 
 def test_a_wrong_setting_is_one_clear_line(monkeypatch):
@@ -57,3 +57,68 @@ def test_the_file_is_read_below_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("WAN_HOST_WAN21_PIN_FRAMES", "1")
     monkeypatch.setenv("WAN_HOST_MODELS_DIR", str(tmp_path / "b"))
     assert (read_settings().models_path, read_settings().pin_frames) == (tmp_path / "b", True)
+
+
+def table(tmp_path, monkeypatch, text):
+    file = tmp_path / "wan-host.toml"
+    file.write_text(text)
+    monkeypatch.setenv("WAN_HOST_CONFIG", str(file))
+    return {model.name: model for model in offered_models(read_settings())}
+
+
+def test_a_table_offers_more_models(tiny_folder, tmp_path, monkeypatch):
+    models = tmp_path / "data" / "models"
+    models.mkdir(parents=True)
+    (models / "wan2.1-vace-1.3b").symlink_to(tiny_folder("vace"))
+    (models / "anime").symlink_to(tiny_folder("t2v"))
+    text = """
+        [wan21.models.anime]
+        path = "anime"
+        description = "Drawn pictures"
+        [wan21.models.anime.defaults]
+        width = 512
+        high_steps = 30
+        sample_solver = "unipc"
+        [wan21.models.sketch]
+        base = "wan2.1-vace-1.3b"
+        adapters = [{ name = "sketch", scale = 0.8 }]
+    """
+    found = table(tmp_path, monkeypatch, text)
+    assert list(found) == ["wan2.1-vace-1.3b", "anime", "sketch"]
+    anime, sketch = found["anime"], found["sketch"]
+    assert anime.description.startswith("Drawn pictures (T2V")
+    assert anime.job_types["video_high"].width == 512
+    assert anime.job_types["video_high"].num_inference_steps == 30
+    assert anime.job_types["image_fast"].sample_solver == "unipc"
+    assert anime.job_types["video_fast"].frames == 83
+    assert sketch.path == found["wan2.1-vace-1.3b"].path
+    assert sketch.options == {"adapters": (("sketch", 0.8),)}
+    assert sketch.max_subject_references == 4
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('path = "nowhere"', "is no folder"),
+        ('base = "nothing"', "its base nothing is not there; there are none"),
+        ('path = "me/model@main"', "not pinned"),
+        (f'path = "me/model@{"0" * 40}"', "models pull"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_logged_and_left_out(row, message, tmp_path, monkeypatch, caplog):
+    assert table(tmp_path, monkeypatch, f"[wan21.models.mine]\n{row}\n") == {}
+    assert message in caplog.text
+
+
+def test_a_wrong_row_is_one_clear_line(tmp_path, monkeypatch):
+    with pytest.raises(SettingsError, match=r"^WAN_HOST_WAN21_MODELS\.mine\.defaults\.width: 500 is not allowed"):
+        table(tmp_path, monkeypatch, '[wan21.models.mine]\npath = "x"\ndefaults = { width = 500 }\n')
+    with pytest.raises(SettingsError, match="give either path or base"):
+        table(tmp_path, monkeypatch, "[wan21.models.mine]\n")
+
+
+def test_weights_are_counted_from_the_files_headers(tiny_folder, vace):
+    (file,) = (tiny_folder("vace") / "transformer").glob("*.safetensors")
+    assert count_parameters(file) == sum(parameter.numel() for parameter in vace.components.transformer.parameters())
+    assert count_parameters(file.with_name("nothing")) == 0
+    assert weights_mib(tiny_folder("vace")) == 0

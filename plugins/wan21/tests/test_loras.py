@@ -201,3 +201,13 @@ def test_a_pinned_hub_adapter_comes_from_the_cache(made, folder, tmp_path, monke
     assert np.array_equal(made(Lora(name=f"me/lora@{COMMIT}:a.safetensors")), expected)
     with pytest.raises(RetryableError, match="could not be fetched"):
         made(Lora(name=f"me/other@{COMMIT}"))
+
+
+def test_a_models_own_adapters_act_in_every_job(*, load_tiny, made, folder, recorder, image, monkeypatch):
+    monkeypatch.setenv("WAN_HOST_WAN21_LORAS_DIR", str(folder))
+    model = load_tiny("vace", options={"adapters": (("diffusers", 0.5),)})
+    own = generate(image(), model, recorder()).clips[0].frames
+    assert np.array_equal(own, made(Lora(name="diffusers", scale=0.5)))
+    more = generate(image(loras=(Lora(name="peft"),)), model, recorder())
+    assert np.array_equal(more.clips[0].frames, made(Lora(name="diffusers", scale=0.5), Lora(name="peft")))
+    assert more.metadata["loras"] == "peft (1)"

@@ -2,101 +2,158 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wan_host import JobDefaults, ModelInfo, ModelLoadFailed, SizeBounds, wan_job_types
+from wan_host import JobDefaults, ModelInfo, ModelLoadFailed, wan_job_types
 from wan_host_wan21.checkpoint import MAX_SUBJECTS, VACE_CHECKPOINT, Checkpoint, Kind, recognise
+from wan_host_wan21.hub import cached_folder, parse
+from wan_host_wan21.settings import CustomModel, Defaults, Wan21Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from wan_host_wan21.settings import Wan21Settings
+    from collections.abc import Mapping
 
 _MIB = 2**20
+_WEIGHT_BYTES = {"transformer": 2, "text_encoder": 2, "vae": 4}
+_log = logging.getLogger("wan_host_wan21")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Official:
-    """A checkpoint of the Wan team. ``weights_mib`` is what it needs loaded: transformer and text encoder bf16, VAE fp32."""
+    """A checkpoint of the Wan team."""
 
     name: str
     repo: str
     kind: Kind
-    shift: float
     description: str
-    weights_mib: int
 
 
-# Parameters: transformer 1.419 B (2.154 B with VACE) and UMT5-XXL 5.681 B in bf16, VAE 126.9 M in fp32.
 OFFICIAL = (
     Official(
         name="wan2.1-vace-1.3b",
         repo=VACE_CHECKPOINT,
         kind=Kind.VACE,
-        shift=5.0,
         description="Wan 2.1 VACE 1.3B: text and references to video and image",
-        weights_mib=int((2 * (2.154e9 + 5.681e9) + 4 * 126.9e6) / _MIB),
     ),
     Official(
         name="wan2.1-t2v-1.3b",
         repo="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
         kind=Kind.T2V,
-        shift=5.0,
         description="Wan 2.1 T2V 1.3B: text to video and image",
-        weights_mib=int((2 * (1.419e9 + 5.681e9) + 4 * 126.9e6) / _MIB),
     ),
 )
 
 
-def wan_defaults(shift: float = 5.0) -> Mapping[str, JobDefaults]:
-    """Return the eight job types with the wire contract's defaults: 480x832, 83 frames at 24 a second, dpm++."""
+def wan_defaults(defaults: Defaults | None = None) -> Mapping[str, JobDefaults]:
+    """Return the eight job types; without ``defaults``, with the wire contract's: 480x832, 83 frames at 24 a second, dpm++."""
+    values = defaults or Defaults()
+    base = JobDefaults(
+        media="video",
+        width=values.width,
+        height=values.height,
+        frames=values.frames,
+        fps=values.fps,
+        sample_shift=values.sample_shift,
+        sample_solver=values.sample_solver,
+    )
     return wan_job_types(
-        JobDefaults(media="video", sample_shift=shift),
-        JobDefaults(media="image", sample_shift=shift),
-        fast_steps=25,
-        high_steps=50,
-        fast_guidance=6.5,
-        high_guidance=7.5,
+        base,
+        base,
+        fast_steps=values.fast_steps,
+        high_steps=values.high_steps,
+        fast_guidance=values.fast_guidance,
+        high_guidance=values.high_guidance,
     )
 
 
-def offered_models(settings: Wan21Settings) -> Iterable[ModelInfo]:
-    """Return the official checkpoints found in the models folder, by the plugin's name or by the repository's."""
-    folder = settings.models_path
+def offered_models(settings: Wan21Settings) -> list[ModelInfo]:
+    """Return the official checkpoints found in the models folder, and the table's models.
+
+    What is there but cannot be used is logged and left out, so that one broken folder does not take the others along.
+    """
+    found: dict[str, Checkpoint] = {}
     models = []
     for official in OFFICIAL:
-        checkpoint = _find(folder, official)
+        checkpoint = _find(settings.models_path, official)
         if checkpoint is not None:
-            models.append(describe(official.name, checkpoint, official))
+            found[official.name] = checkpoint
+            models.append(describe(official.name, checkpoint, official.description))
+    for name, row in settings.models.items():
+        try:
+            checkpoint = _checkpoint_of(row, found, settings)
+        except ModelLoadFailed as error:
+            _log.warning("model %s is not offered: %s", name, error)
+            continue
+        models.append(describe(name, checkpoint, row.description, row))
     return models
 
 
-def describe(name: str, checkpoint: Checkpoint, official: Official) -> ModelInfo:
+def describe(name: str, checkpoint: Checkpoint, description: str, row: CustomModel | None = None) -> ModelInfo:
     """Return what the host needs to know of a checkpoint."""
+    weights = weights_mib(checkpoint.path)
+    remarks = [f"{checkpoint.kind.upper()}, {weights / 1024:.1f} GiB loaded"]
+    if checkpoint.random_weights:
+        remarks.append("random weights")
+    adapters = () if row is None else tuple((adapter.name, adapter.scale) for adapter in row.adapters)
     return ModelInfo(
         name=name,
         family="wan",
         runner="wan21",
         path=str(checkpoint.path),
-        description=official.description + (" (random weights)" if checkpoint.random_weights else ""),
-        job_types=wan_defaults(official.shift),
+        description=f"{description} ({', '.join(remarks)})".strip(),
+        job_types=wan_defaults(None if row is None else row.defaults),
         reference_modes=checkpoint.reference_modes,
         image_to_image=checkpoint.image_to_image,
         max_subject_references=MAX_SUBJECTS if checkpoint.adapter else 0,
         loras=True,
-        bounds=SizeBounds(),
-        vram_mib=official.weights_mib,
+        vram_mib=weights,
         random_weights=checkpoint.random_weights,
+        options={"adapters": adapters} if adapters else {},
     )
 
 
+def weights_mib(path: Path) -> int:
+    """Return what a checkpoint needs loaded on a GPU: two bytes a parameter, four in the VAE. Reads the files' headers alone."""
+    parameters = {part: sum(count_parameters(file) for file in (path / part).glob("*.safetensors")) for part in _WEIGHT_BYTES}
+    return int(sum(count * _WEIGHT_BYTES[part] for part, count in parameters.items()) / _MIB)
+
+
+def count_parameters(file: Path) -> int:
+    """Count the elements in a safetensors file: eight bytes of length, then a JSON object with every tensor's shape."""
+    try:
+        with file.open("rb") as opened:
+            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, MemoryError):
+        return 0  # loading says what is wrong with the file
+
+
+def _checkpoint_of(row: CustomModel, found: Mapping[str, Checkpoint], settings: Wan21Settings) -> Checkpoint:
+    if row.base:
+        if row.base not in found:
+            raise ModelLoadFailed(f"its base {row.base} is not there; there are {', '.join(sorted(found)) or 'none'}")
+        return found[row.base]
+    hub = parse(row.path)
+    if hub is None:
+        return recognise(settings.models_path / Path(row.path).expanduser())
+    if not hub.pinned:
+        raise ModelLoadFailed(f"{row.path} is not pinned; the revision must be a commit of 40 hex digits")
+    folder = cached_folder(hub)
+    if folder is None:
+        raise ModelLoadFailed(f"{row.path} is not on this machine; `wan-host models pull {row.path}` fetches it")
+    return recognise(folder)
+
+
 def _find(folder: Path, official: Official) -> Checkpoint | None:
-    """Look under the plugin's name and the repository's; a folder that is incomplete is not offered."""
+    """Look under the plugin's name and the repository's."""
     for name in (official.name, official.repo.partition("/")[2], official.repo):
-        try:
-            return recognise(folder / name)
-        except ModelLoadFailed:
-            continue
+        if (folder / name).is_dir():
+            try:
+                return recognise(folder / name)
+            except ModelLoadFailed as error:
+                _log.warning("model %s is not offered: %s", official.name, error)
     return None

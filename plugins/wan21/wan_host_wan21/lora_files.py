@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wan_host import RetryableError, UnsupportedRequest
+from wan_host import ModelLoadFailed, UnsupportedRequest
+from wan_host_wan21.hub import HubId, fetch, parse
 
 if TYPE_CHECKING:
     from wan_host import LaneContext
     from wan_host_wan21.settings import Wan21Settings
-
-_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[^:@]+)(?::(?P<file>[^:]+))?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_BEAT_SECONDS = 1.0
 
 
 def find_lora(name: str, field: str, settings: Wan21Settings, context: LaneContext) -> Path:
@@ -25,7 +19,7 @@ def find_lora(name: str, field: str, settings: Wan21Settings, context: LaneConte
 
     Raise UnsupportedRequest where it is not there or not allowed.
     """
-    hub = _HUB.fullmatch(name)
+    hub = parse(name)
     if hub is not None:
         return _from_hub(hub, field, settings, context)
     folder = settings.loras_path.resolve()
@@ -42,6 +36,14 @@ def find_lora(name: str, field: str, settings: Wan21Settings, context: LaneConte
     raise UnsupportedRequest(f"{field}: there is no adapter {name!r}; in the folder: {known}")
 
 
+def find_fixed(name: str, settings: Wan21Settings) -> Path:
+    """Return the file of an adapter that the operator gave a model: in the folder, or at any path."""
+    for candidate in (settings.loras_path / name, settings.loras_path / f"{name}.safetensors", Path(name).expanduser()):
+        if candidate.is_file():
+            return candidate
+    raise ModelLoadFailed(f"the adapter {name!r} of the model is not there")
+
+
 def _only_file(folder: Path, name: str, field: str) -> Path:
     files = sorted(folder.glob("*.safetensors"))
     if len(files) != 1:
@@ -49,40 +51,16 @@ def _only_file(folder: Path, name: str, field: str) -> Path:
     return files[0]
 
 
-def _from_hub(hub: re.Match[str], field: str, settings: Wan21Settings, context: LaneContext) -> Path:
-    repo, revision, file = hub["repo"], hub["revision"], hub["file"]
-    if not any(fnmatchcase(repo, pattern) for pattern in settings.lora_repos):
-        raise UnsupportedRequest(f"{field}: {repo} is not allowed; WAN_HOST_WAN21_LORA_REPOS lists the repositories that are")
-    if not _COMMIT.fullmatch(revision):
-        raise UnsupportedRequest(f"{field}: {repo}@{revision} is not pinned; the revision must be a commit of 40 hex digits")
-    folder = _download(repo, revision, file, field, context)
-    if file is None:
-        return _only_file(folder, f"{repo}@{revision}", field)
-    path = folder / file
-    if Path(file).suffix != ".safetensors" or ".." in Path(file).parts or not path.is_file():
-        raise UnsupportedRequest(f"{field}: {repo}@{revision} holds no safetensors file {file!r}")
+def _from_hub(hub: HubId, field: str, settings: Wan21Settings, context: LaneContext) -> Path:
+    name = f"{hub.repo}@{hub.revision}"
+    if not any(fnmatchcase(hub.repo, pattern) for pattern in settings.lora_repos):
+        raise UnsupportedRequest(f"{field}: {hub.repo} is not allowed; WAN_HOST_WAN21_LORA_REPOS lists the repositories that are")
+    if not hub.pinned:
+        raise UnsupportedRequest(f"{field}: {name} is not pinned; the revision must be a commit of 40 hex digits")
+    folder = fetch(hub, [hub.file or "*.safetensors"], field, context)
+    if hub.file is None:
+        return _only_file(folder, name, field)
+    path = folder / hub.file
+    if path.suffix != ".safetensors" or ".." in path.parts or not path.is_file():
+        raise UnsupportedRequest(f"{field}: {name} holds no safetensors file {hub.file!r}")
     return path
-
-
-def _download(repo: str, revision: str, file: str | None, field: str, context: LaneContext) -> Path:
-    """Fetch into the hub's cache, or find there, while the lane's heart goes on beating."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-
-    patterns = [file or "*.safetensors"]
-    pool = ThreadPoolExecutor(max_workers=1)
-    try:
-        running = pool.submit(snapshot_download, repo, revision=revision, allow_patterns=patterns)
-        while True:
-            context.progress(f"fetching {repo}")
-            try:
-                return Path(running.result(timeout=_BEAT_SECONDS))
-            except NotYet:
-                if running.done():
-                    raise
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise UnsupportedRequest(f"{field}: {repo}@{revision} is not on the hub") from error
-    except (LocalEntryNotFoundError, OSError) as error:
-        raise RetryableError(f"{field}: {repo}@{revision} could not be fetched: {error}") from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wan_host import UnsupportedRequest
-from wan_host_wan21.lora_files import find_lora
+from wan_host_wan21.lora_files import find_fixed, find_lora
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,21 +41,23 @@ class Loras:
     They are never fused into the weights: taking them out again must give every bit back.
     """
 
-    def __init__(self, components: Components, settings: Wan21Settings) -> None:
-        """Serve the transformer of ``components``."""
-        self._components, self._settings = components, settings
+    def __init__(self, components: Components, settings: Wan21Settings, fixed: Sequence[Lora] = ()) -> None:
+        """Serve the transformer of ``components``; ``fixed`` adapters of the model itself come before a job's."""
+        self._components, self._settings, self._fixed = components, settings, tuple(fixed)
         self._read: OrderedDict[_File, dict[str, torch.Tensor]] = OrderedDict()
         self._loaded: tuple[_File, ...] = ()
 
     def differ(self, wanted: Sequence[Lora]) -> bool:
         """Whether there is anything to do: adapters to put in, or to take out."""
-        return bool(wanted or self._loaded)
+        return bool(self._fixed or wanted or self._loaded)
 
     def apply(self, wanted: Sequence[Lora], context: LaneContext) -> None:
         """Make exactly ``wanted`` act, in that order. Raise UnsupportedRequest, and have none in, where one does not fit."""
         files = []
-        for index, lora in enumerate(wanted):
-            path = find_lora(lora.name, f"config.loras[{index}]", self._settings, context)
+        paths = [find_fixed(lora.name, self._settings) for lora in self._fixed]
+        paths += [find_lora(lora.name, _field(index), self._settings, context) for index, lora in enumerate(wanted)]
+        wanted = [*self._fixed, *wanted]
+        for path in paths:
             stat = path.stat()
             files.append(_File(path, stat.st_mtime_ns, stat.st_size))
         if tuple(files) != self._loaded:
@@ -77,8 +79,9 @@ class Loras:
         states = []
         for index, (file, lora) in enumerate(zip(files, wanted, strict=True)):
             context.progress(f"reading {lora.name}")
-            state = self._state(file, lora.name, f"config.loras[{index}]")
-            _check(state, transformer, lora.name, f"config.loras[{index}]")
+            field = _field(index - len(self._fixed))
+            state = self._state(file, lora.name, field)
+            _check(state, transformer, lora.name, field)
             states.append(state)
         try:
             for index, state in enumerate(states):
@@ -150,6 +153,10 @@ def _weight(transformer: Any, layer: str) -> Any:
         return getattr(transformer.get_submodule(layer), "weight", None)
     except AttributeError:
         return None
+
+
+def _field(index: int) -> str:
+    return f"config.loras[{index}]" if index >= 0 else "the model's adapters"
 
 
 def _adapter_name(index: int) -> str:

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wan_host import OutOfMemory
+from wan_host import Lora, OutOfMemory
 from wan_host_wan21.checkpoint import Checkpoint, recognise
 from wan_host_wan21.components import Components, load_components
 from wan_host_wan21.embeddings import PromptEmbeddings
+from wan_host_wan21.hub import fetch, parse
 from wan_host_wan21.loras import Loras
 from wan_host_wan21.placement import Placer, empty_cache
 from wan_host_wan21.settings import Wan21Settings, read_settings
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from wan_host import LaneContext, ModelInfo
+
+
+_HUB_FILES = ("*.json", "*.safetensors", "*.model")
+"""What is loaded of a repository: no pickles."""
 
 
 class Wan21:
@@ -38,7 +43,8 @@ class Wan21:
 
         self.info, self.checkpoint, self.components, self.settings = info, checkpoint, components, settings
         self.device = torch.device(device)
-        self.loras = Loras(components, settings)
+        fixed: Any = info.options.get("adapters", ())
+        self.loras = Loras(components, settings, [Lora(name=name, scale=scale) for name, scale in fixed])
         self.placer = Placer(components, self.device, settings)
         self.embeddings = PromptEmbeddings(components, self.device)
         shared: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": components.vae, "scheduler": None}
@@ -107,7 +113,9 @@ class Wan21:
 
 def load(info: ModelInfo, context: LaneContext) -> Wan21:
     """Load the folder at ``info.path``. Raise ModelLoadFailed where it is no usable checkpoint."""
-    checkpoint = recognise(Path(info.path).expanduser())
+    hub = parse(info.path)
+    folder = Path(info.path).expanduser() if hub is None else fetch(hub, _HUB_FILES, f"model {info.name}", context)
+    checkpoint = recognise(folder)
     with context.stage("load"):
         components = load_components(checkpoint, context)
         model = Wan21(info, checkpoint, components, context.device, read_settings())

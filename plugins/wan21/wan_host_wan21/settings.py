@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from wan_host import SettingsError
@@ -20,6 +20,45 @@ Names = Annotated[tuple[str, ...], NoDecode]
 def _of_host(name: str) -> AliasChoices:
     """Accept the plugin's own variable, else the host's."""
     return AliasChoices(_PREFIX + name.upper(), f"WAN_HOST_{name.upper()}", name)
+
+
+class Adapter(BaseModel, frozen=True, extra="forbid"):
+    """An adapter that is always in a model of the table: a name in the adapters' folder, or any path, and its weight."""
+
+    name: str
+    scale: float = 1.0
+
+
+class Defaults(BaseModel, frozen=True, extra="forbid"):
+    """Defaults of a model of the table; what is left out is the wire contract's."""
+
+    width: int = Field(default=480, gt=0, multiple_of=16)
+    height: int = Field(default=832, gt=0, multiple_of=16)
+    frames: int = Field(default=83, ge=1)
+    fps: int = Field(default=24, ge=1)
+    sample_shift: float = Field(default=5.0, gt=0)
+    sample_solver: Literal["unipc", "dpm++"] = "dpm++"
+    fast_steps: int = Field(default=25, ge=1)
+    high_steps: int = Field(default=50, ge=1)
+    fast_guidance: float = Field(default=6.5, ge=0)
+    high_guidance: float = Field(default=7.5, ge=0)
+
+
+class CustomModel(BaseModel, frozen=True, extra="forbid"):
+    """A row of the table: where its files are (``path``, or those of the model ``base``) and what sets it apart."""
+
+    path: str = ""
+    """A folder (relative ones are below the models folder), or ``owner/repo@commit``."""
+    base: str = ""
+    description: str = ""
+    defaults: Defaults = Defaults()
+    adapters: tuple[Adapter, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_files(self) -> Self:
+        if bool(self.path) == bool(self.base):
+            raise ValueError("give either path or base")
+        return self
 
 
 class Wan21Settings(BaseSettings):
@@ -39,6 +78,8 @@ class Wan21Settings(BaseSettings):
     """GiB of the device's memory that may be used; without it, what is free."""
     placement: Placement | None = None
     """A placement for every job, instead of the fastest one that fits."""
+    models: dict[str, CustomModel] = {}
+    """More models to offer, by name: JSON in the environment, ``[wan21.models.NAME]`` in the file."""
     pin_frames: bool = True
     """Make the first and last frame equal to their references; see ``pinning``."""
 
@@ -91,5 +132,6 @@ def read_settings() -> Wan21Settings:
 def _problem(problem: object) -> str:
     location, given, message = (problem[key] for key in ("loc", "input", "msg"))  # type: ignore[index]  # pydantic's ErrorDetails
     name = ".".join(str(part) for part in location)
-    variable = name if name.startswith("WAN_HOST_") else _PREFIX + name.upper()
+    head, dot, rest = name.partition(".")
+    variable = (head if head.startswith("WAN_HOST_") else _PREFIX + head.upper()) + dot + rest
     return f"{variable}: {given!r} is not allowed; {message.removeprefix('Value error, ')}"
