@@ -7,23 +7,26 @@ version. Nothing that a plugin does here takes the host down.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.metadata
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import pluggy
 
 from wan_host import hookspecs
 from wan_host.errors import PluginError
-from wan_host.model import ModelInfo
+from wan_host.model import JobDefaults, ModelInfo, ReferenceMode
 
 ENTRY_POINT_GROUP = "wan_host"
 HOOK_NAMES = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec"))
 EMBEDDED_DEFAULT_MODEL = "tiny-wan"
+_ERROR_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,8 @@ class PluginRegistry:
         record = PluginRecord(name=name, distribution=distribution, version=version, status="ok", builtin=builtin)
         try:
             hooks = _check_hooks(plugin)
+            if self.manager.is_registered(plugin):
+                raise PluginError(f"it names the same object as the plugin {self.manager.get_name(plugin)!r}")
             self.manager.register(plugin, name=name)
             models = self._models_of(plugin, record) if "list_models" in hooks else {}
         except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a stranger's code raises
@@ -115,9 +120,9 @@ class PluginRegistry:
             self.manager.unregister(name=record.name)
         for model in record.models:
             del self._models[model], self._providers[model]
-        message = str(error).strip() or type(error).__name__
+        message = " ".join(str(error).split())[:_ERROR_CHARACTERS]
         if not isinstance(error, PluginError):
-            message = f"{type(error).__name__}: {message}"
+            message = f"{type(error).__name__}: {message}" if message else type(error).__name__
         self._records[record.name] = replace(record, status="quarantined", error=message, hooks=(), models=())
 
     def disable(self, record: PluginRecord) -> None:
@@ -127,9 +132,13 @@ class PluginRegistry:
     def _models_of(self, plugin: object, record: PluginRecord) -> dict[str, ModelInfo]:
         offered: dict[str, ModelInfo] = {}
         listing = next(impl.function for impl in self.manager.hook.list_models.get_hookimpls() if impl.plugin is plugin)
-        for model in cast("Iterable[object]", listing()):
+        listed = listing()
+        if not isinstance(listed, Iterable):
+            raise PluginError(f"list_models returned {type(listed).__name__}, expected ModelInfo objects in a list")
+        for model in cast("Iterable[object]", listed):
             if not isinstance(model, ModelInfo):
-                raise PluginError(f"list_models returned {type(model).__name__}, expected ModelInfo objects")
+                raise PluginError(f"list_models returned a list with {type(model).__name__}, expected ModelInfo objects")
+            _check_model(model)
             if model.name in offered:
                 raise PluginError(f"list_models offers the model {model.name!r} twice")
             if model.name in self._providers:
@@ -151,12 +160,47 @@ def _check_hooks(plugin: object) -> tuple[str, ...]:
             close = difflib.get_close_matches(name, HOOK_NAMES, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise PluginError(f"unknown hook {name}{hint}; the hooks are {', '.join(HOOK_NAMES)}")
-        if inspect.iscoroutinefunction(getattr(plugin, attribute)):
-            raise PluginError(f"hook {name} is asynchronous; hooks are plain functions, the host runs them in threads")
+        if name in names:
+            raise PluginError(f"hook {name} is implemented twice")
+        if options.get("wrapper") or options.get("hookwrapper"):
+            raise PluginError(f"hook {name} is a wrapper; each call goes to one plugin, so there is nothing to wrap")
+        _check_signature(name, getattr(plugin, attribute))
         names.append(name)
     if not names:
         raise PluginError("it has no hooks: mark functions with @wan_host.hookimpl")
     return tuple(names)
+
+
+def _check_signature(hook: str, function: Callable[..., Any]) -> None:
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise PluginError(f"hook {hook} is asynchronous; hooks are plain functions, the host runs them in threads")
+    known = list(inspect.signature(getattr(hookspecs, hook)).parameters)
+    for parameter in inspect.signature(function).parameters.values():
+        required = parameter.default is parameter.empty
+        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        if required and parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+            if parameter.name not in known:
+                takes = ", ".join(known) or "nothing"
+                raise PluginError(f"hook {hook} asks for {parameter.name!r}; what it is given is: {takes}")
+            if not positional:
+                raise PluginError(f"hook {hook} takes {parameter.name!r} by position or keyword only; declare it plainly")
+
+
+def _check_model(model: ModelInfo) -> None:
+    """Refuse metadata that would only fail when a job comes: dataclasses do not look at their values."""
+    texts = {name: getattr(model, name) for name in ("name", "family", "runner", "path", "description")}
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise PluginError(f"list_models: a model has the {name} {value!r}, expected a text")
+    if not re.fullmatch(r"\S{1,128}", model.name):
+        raise PluginError(f"list_models: the model name {model.name[:128]!r} is not allowed; 1 to 128 characters, no spaces")
+    if model.kind not in {"generate", "enhance"}:
+        raise PluginError(f"list_models: model {model.name} has the kind {model.kind!r}, expected 'generate' or 'enhance'")
+    for job_type, defaults in model.job_types.items():
+        if not isinstance(job_type, str) or not isinstance(defaults, JobDefaults):
+            raise PluginError(f"list_models: model {model.name} maps {job_type!r} to {type(defaults).__name__}, not JobDefaults")
+    if not all(isinstance(mode, ReferenceMode) for mode in model.reference_modes):
+        raise PluginError(f"list_models: reference_modes of model {model.name} are not all of ReferenceMode")
 
 
 def discover(*, builtins: Mapping[str, object] | None = None, disabled: Collection[str] = ()) -> PluginRegistry:
@@ -167,23 +211,19 @@ def discover(*, builtins: Mapping[str, object] | None = None, disabled: Collecti
     manager.add_hookspecs(hookspecs)
     registry = PluginRegistry(manager)
     for name, plugin in (builtins or {}).items():
-        registry.add(name, plugin, distribution="wan-host", version=__version__, builtin=True)
-    entry_points = sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
-    for point in entry_points:
-        distribution = point.dist
-        record = PluginRecord(
-            name=point.name,
-            distribution=distribution.name if distribution else "unknown",
-            version=distribution.version if distribution else "unknown",
-            status="ok",
-        )
-        if point.name in disabled:
-            registry.disable(record)
-            continue
+        if name in disabled:
+            registry.disable(PluginRecord(name=name, distribution="wan-host", version=__version__, status="ok", builtin=True))
+        else:
+            registry.add(name, plugin, distribution="wan-host", version=__version__, builtin=True)
+    found = sorted(_entry_points(registry), key=lambda pair: (pair[1].name, pair[1].distribution))
+    for point, record in found:
         earlier = next((known for known in registry.records if known.name == point.name), None)
         if earlier is not None:
             clash = replace(record, name=f"{point.name}@{record.distribution}")
             registry.quarantine(clash, PluginError(f"the plugin name {point.name!r} is taken by {earlier.origin}"))
+            continue
+        if point.name in disabled:
+            registry.disable(record)
             continue
         try:
             plugin = point.load()
@@ -192,3 +232,39 @@ def discover(*, builtins: Mapping[str, object] | None = None, disabled: Collecti
             continue
         registry.add(record.name, plugin, distribution=record.distribution, version=record.version)
     return registry
+
+
+def _entry_points(registry: PluginRegistry) -> Iterator[tuple[importlib.metadata.EntryPoint, PluginRecord]]:
+    """Yield the entry points of all distributions; one whose metadata cannot be read hides no other."""
+    seen = set()
+    for distribution in importlib.metadata.distributions():
+        error: Exception | None = None
+        points: list[importlib.metadata.EntryPoint] = []
+        try:
+            points = [point for point in distribution.entry_points if point.group == ENTRY_POINT_GROUP]
+        except Exception as problem:  # noqa: BLE001  # a malformed file of any distribution
+            error = problem if _mentions_group(distribution) else None
+        if not points and error is None:
+            continue
+        name, version = _identity(distribution)
+        if name in seen:  # found again further down the path
+            continue
+        seen.add(name)
+        if error is not None:
+            record = PluginRecord(name=name, distribution=name, version=version, status="ok")
+            registry.quarantine(record, PluginError(f"its entry_points.txt cannot be read ({type(error).__name__})"))
+        for point in points:
+            yield point, PluginRecord(name=point.name, distribution=name, version=version, status="ok")
+
+
+def _identity(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
+    name, version = None, None
+    with contextlib.suppress(Exception):  # metadata may be missing or damaged
+        name, version = distribution.name, distribution.version
+    return name or "unknown", version or "unknown"
+
+
+def _mentions_group(distribution: importlib.metadata.Distribution) -> bool:
+    with contextlib.suppress(Exception):  # it may be no text
+        return f"[{ENTRY_POINT_GROUP}]" in (distribution.read_text("entry_points.txt") or "")
+    return False

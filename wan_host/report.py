@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 ReportStatus = Literal["processing", "completed", "failed"]
+DeliveryOutcome = Literal["accepted", "retry", "refused"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,8 @@ class Report:
         return f"{self.job_id}:{self.attempt}:{self.status}"
 
     def body(self) -> bytes:
-        """Return the payload as strict JSON in UTF-8: the bytes that a signature covers."""
-        return json.dumps(self.payload, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+        """Return the payload as strict JSON in UTF-8: the bytes that a signature covers. Half surrogate pairs become ``?``."""
+        return json.dumps(self.payload, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,6 @@ class Delivery:
     seconds where it said so. ``refused``: it will never take it (any other 4xx). ``note`` is kept with the job.
     """
 
-    outcome: Literal["accepted", "retry", "refused"]
+    outcome: DeliveryOutcome
     note: str = ""
     retry_after: float | None = None
