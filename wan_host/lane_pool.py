@@ -10,21 +10,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import structlog
-
 from wan_host.errors import SettingsError
 from wan_host.hooks import Hooks
 from wan_host.lanes.devices import Device
 from wan_host.lanes.limits import LaneLimits
-from wan_host.lanes.state import CallEnded, JobProgress, LaneEnded, LaneEvent, LaneKind, LaneResult, LaneStarted, LaneState
+from wan_host.lanes.state import CallEnded, JobProgress, LaneEnded, LaneEvent, LaneKind, LaneResult, LaneState
 from wan_host.lanes.supervisor import Lane
 from wan_host.metrics import Metrics
 from wan_host.model import ModelInfo
 from wan_host.request import Enhancement, EnhanceRequest, GenerationRequest
 from wan_host.run import Run
 from wan_host.settings import Settings
-
-log = structlog.get_logger("wan_host.lanes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +149,5 @@ class LanePool:
                 self._metrics.step_seconds.labels(event.model).observe(seconds)
             if event.what == "load" and not event.error_type:
                 self._metrics.model_load_seconds.labels(event.model).observe(event.spent.seconds)
-        elif isinstance(event, LaneStarted):
-            log.info("lane ready", lane=event.lane, pid=event.pid, seconds=round(event.seconds, 2))
         elif isinstance(event, LaneEnded) and event.reason != "stop":
             self._metrics.lane_restarts.labels(event.lane, event.reason).inc()
-            log.warning("lane ended", lane=event.lane, pid=event.pid, reason=event.reason, detail=event.detail)

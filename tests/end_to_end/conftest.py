@@ -16,7 +16,7 @@ from wan_host.testing.receiver import Receiver
 @pytest.fixture(scope="session")
 def plugin_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plugins")
-    instant.install(folder)
+    instant.install(folder, {"instant": "wan_host.testing.instant", "store": "wan_host.testing.store"})
     return folder
 
 

@@ -165,7 +165,7 @@ def test_a_job_of_a_worker_that_was_killed_starts_elsewhere_within_the_lease(sta
     push(payload("job-1", prompt="pace:0.2", num_inference_steps=15))
     receiver.wait_for("job-1", "processing")
     start_worker()
-    children = psutil.Process(doomed.pid).children(recursive=True)
+    lanes = [psutil.Process(pid) for pid in doomed.lane_pids()]
     doomed.signal(signal.SIGKILL)
     killed = time.monotonic()
     report = receiver.wait_for("job-1", "completed", seconds=30)
@@ -173,15 +173,15 @@ def test_a_job_of_a_worker_that_was_killed_starts_elsewhere_within_the_lease(sta
     assert report["metadata"]["attempt"] == 2
     assert second_start["status"] == "processing"
     assert time.monotonic() - killed < 3 + 15 * 0.2 + 5
-    lanes = [child for child in children if "valkey" not in child.name()]
     assert not psutil.wait_procs(lanes, timeout=2)[1]
 
 
 def test_a_job_that_was_finished_before_a_crash_is_published_not_generated_again(start_worker, push, receiver, tmp_path):
-    blocked = tmp_path / "data" / "outputs"
-    blocked.parent.mkdir(parents=True)
-    blocked.write_text("in the way: the publisher cannot make its folder")
-    worker = start_worker(WAN_HOST_LEASE_SECONDS="20")
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "down").touch()
+    there = {"WAN_HOST_LEASE_SECONDS": "20", "WAN_HOST_PUBLISHER": "store", "WAN_HOST_TESTING_STORE": str(store)}
+    worker = start_worker(**there)
     push(payload("job-1"))
     deadline = time.monotonic() + 20
     while not list((tmp_path / "data" / "spool").glob("*/*/manifest.json")):
@@ -189,12 +189,34 @@ def test_a_job_that_was_finished_before_a_crash_is_published_not_generated_again
         time.sleep(0.05)
     worker.signal(signal.SIGKILL)
     worker.wait()
-    blocked.unlink()
-    start_worker(WAN_HOST_LEASE_SECONDS="20")
+    (store / "down").unlink()
+    start_worker(**there)
     report = receiver.wait_for("job-1", "completed")
     assert report["metadata"]["attempt"] == 1
     assert len([item for item in receiver.reports("job-1") if item["status"] == "processing"]) == 1
+    assert report["assets"][0]["url"] == "store/user-1/job-1/0.mp4"
+    assert (store / "user-1/job-1/0.mp4").is_file()
     assert not list((tmp_path / "data" / "spool").glob("*/*/manifest.json"))
+
+
+def test_a_store_that_is_down_for_a_while_costs_nothing_but_time(start_worker, push, receiver, tmp_path):
+    (tmp_path / "down").touch()
+    start_worker(WAN_HOST_PUBLISHER="store", WAN_HOST_TESTING_STORE=str(tmp_path))
+    push(payload("job-1"))
+    receiver.wait_for("job-1", "processing")
+    time.sleep(4)  # longer than a lease
+    (tmp_path / "down").unlink()
+    assert receiver.wait_for("job-1", "completed")["metadata"]["attempt"] == 1
+
+
+def test_work_that_cannot_be_published_at_all_fails_with_the_reason(start_worker, push, receiver, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "outputs").write_text("in the way")
+    start_worker()
+    push(payload("job-1"))
+    report = receiver.wait_for("job-1", "failed")
+    assert report["metadata"]["error_type"] == "publish_refused"
+    assert "Not a directory" in report["error_message"]
 
 
 def test_a_report_waits_for_a_receiver_that_is_down(start_worker, push, receiver):

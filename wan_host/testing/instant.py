@@ -75,13 +75,12 @@ def _fail(request: GenerationRequest, step: int, crash_at: int) -> None:
 
 
 def _draw(request: GenerationRequest, seed: int) -> Clip:
-    rows = np.arange(request.height, dtype=np.uint8)[:, None]
-    columns = np.arange(request.width, dtype=np.uint8)[None, :]
+    rows, columns = np.arange(request.height)[:, None], np.arange(request.width)[None, :]
     frames = np.empty((request.frames, request.height, request.width, 3), np.uint8)
+    frames[..., 0] = (rows + seed % 256) % 256 // 2
+    frames[..., 2] = seed % 37 * 6
     for index in range(request.frames):
-        frames[index, ..., 0] = (rows + seed) // 2
-        frames[index, ..., 1] = (columns + 4 * index) // 2
-        frames[index, ..., 2] = seed * 37 % 256
+        frames[index, ..., 1] = (columns + 4 * index) % 256 // 2
     return Clip(frames=frames, seed=seed)
 
 
