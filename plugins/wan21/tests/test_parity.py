@@ -8,6 +8,7 @@ import torch  # noqa: TID253  # a test of torch code
 from diffusers import (  # noqa: TID253  # as above
     DPMSolverMultistepScheduler,
     UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanVACEPipeline,
     WanVideoToVideoPipeline,
@@ -122,6 +123,18 @@ def test_subjects_equal_the_vace_pipeline_with_reference_images(*, mode, unpinne
     if given:
         inputs |= recipe(first=picture(1), last=picture(2), width=32, height=48, frames=9)
     assert np.array_equal(ours(wanted, unpinned, recorder), theirs(WanVACEPipeline, "vace", wanted, **inputs))
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("i2v", "start"), ("i2v", "single"), ("flf2v", "both"), ("fun_inp", "start")])
+def test_image_to_video_checkpoints_equal_their_pipeline(*, kind, mode, load_tiny, theirs, video, picture, recorder, monkeypatch):
+    monkeypatch.setenv("WAN_HOST_WAN21_PIN_FRAMES", "false")
+    references = References(image=picture(1), first_frame=picture(1), last_frame=picture(2))
+    wanted = video(reference_mode=ReferenceMode(mode), references=references, sample_solver="unipc")
+    inputs = {"image": Image.fromarray(picture(1)), "num_frames": 9}
+    if mode == "both":
+        inputs["last_image"] = Image.fromarray(picture(2))
+    expected = theirs(WanImageToVideoPipeline, kind, wanted, **inputs)
+    assert np.array_equal(ours(wanted, load_tiny(kind), recorder), expected)
 
 
 def test_the_view_of_a_vace_checkpoint_is_its_base_model_without_a_copy(vace):

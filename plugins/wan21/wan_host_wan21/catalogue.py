@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MIB = 2**20
-_WEIGHT_BYTES = {"transformer": 2, "text_encoder": 2, "vae": 4}
+_WEIGHT_BYTES = {"transformer": 2, "text_encoder": 2, "vae": 4, "image_encoder": 4}
+_SHIFTS = {Kind.FLF2V: 16.0, Kind.I2V: 3.0}
+"""Shifts of the checkpoints' own schedulers (convert_wan_to_diffusers.py); elsewhere the wire contract's 5."""
 _log = logging.getLogger("wan_host_wan21")
 
 
@@ -99,13 +101,18 @@ def describe(name: str, checkpoint: Checkpoint, description: str, row: CustomMod
     if checkpoint.random_weights:
         remarks.append("random weights")
     adapters = () if row is None else tuple((adapter.name, adapter.scale) for adapter in row.adapters)
+    shift = _SHIFTS.get(checkpoint.kind)
+    defaults = Defaults() if row is None else row.defaults
+    if shift is not None and "sample_shift" not in defaults.model_fields_set:
+        defaults = defaults.model_copy(update={"sample_shift": shift})
+    types = wan_defaults(defaults)
     return ModelInfo(
         name=name,
         family="wan",
         runner="wan21",
         path=str(checkpoint.path),
         description=f"{description} ({', '.join(remarks)})".strip(),
-        job_types=wan_defaults(None if row is None else row.defaults),
+        job_types={name: kind for name, kind in types.items() if kind.media == "video" or not checkpoint.animates},
         reference_modes=checkpoint.reference_modes,
         image_to_image=checkpoint.image_to_image,
         max_subject_references=MAX_SUBJECTS if checkpoint.adapter else 0,

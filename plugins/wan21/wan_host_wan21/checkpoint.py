@@ -20,6 +20,7 @@ _REQUIRED = ("tokenizer", "text_encoder", "transformer", "vae")
 NATIVE_VAE, NATIVE_TEXT_ENCODER = "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth"
 """Files by which Wan's own layout is known."""
 _TEXT_TO_VIDEO_CHANNELS = 16
+_HEADS_14B = 40
 
 
 class Kind(StrEnum):
@@ -29,6 +30,7 @@ class Kind(StrEnum):
     VACE = "vace"
     I2V = "i2v"
     FLF2V = "flf2v"
+    FUN_INP = "fun_inp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +53,22 @@ class Checkpoint:
         return self.kind is Kind.VACE
 
     @property
+    def animates(self) -> bool:
+        """Whether it makes videos from images alone, and nothing without one."""
+        return self.kind not in {Kind.T2V, Kind.VACE}
+
+    @property
     def image_to_image(self) -> bool:
         """Whether image jobs can start from an image: every model that denoises plain latents can."""
-        return self.kind in {Kind.T2V, Kind.VACE}
+        return not self.animates
 
 
 REFERENCE_MODES: dict[Kind, frozenset[ReferenceMode]] = {
     Kind.T2V: frozenset({ReferenceMode.NONE}),
     Kind.VACE: frozenset(ReferenceMode),
+    Kind.I2V: frozenset({ReferenceMode.SINGLE, ReferenceMode.START}),
+    Kind.FLF2V: frozenset({ReferenceMode.BOTH}),
+    Kind.FUN_INP: frozenset({ReferenceMode.SINGLE, ReferenceMode.START, ReferenceMode.BOTH}),
 }
 
 
@@ -80,8 +90,10 @@ def recognise(path: Path) -> Checkpoint:
         _check_weights(path / name)
     config = read_json(path / "transformer" / "config.json")
     kind = _kind(config)
-    if kind not in REFERENCE_MODES:
-        raise ModelLoadFailed(f"{path} is an {kind.upper()} checkpoint, which this plugin does not run; {VACE_CHECKPOINT} is one")
+    if config.get("image_dim") is not None:
+        if not (path / "image_encoder").is_dir():
+            raise ModelLoadFailed(f"{path} is incomplete: image_encoder missing")
+        _check_weights(path / "image_encoder")
     return Checkpoint(
         path=path,
         kind=kind,
@@ -111,8 +123,10 @@ def _kind(config: dict[str, Any]) -> Kind:
         return Kind.VACE
     if config.get("in_channels", _TEXT_TO_VIDEO_CHANNELS) == config.get("out_channels", _TEXT_TO_VIDEO_CHANNELS):
         return Kind.T2V
-    # FLF2V learns positions for two images (convert_wan_to_diffusers.py); I2V and Fun-InP have one.
-    return Kind.I2V if config.get("pos_embed_seq_len") is None else Kind.FLF2V
+    if config.get("pos_embed_seq_len") is not None:
+        return Kind.FLF2V  # it learned positions for two images (convert_wan_to_diffusers.py)
+    # Of the size 1.3B there is no I2V by the Wan team; what has its shape was trained on first and last frames (Fun-InP).
+    return Kind.FUN_INP if int(config.get("num_attention_heads", _HEADS_14B)) < _HEADS_14B else Kind.I2V
 
 
 def _check_weights(folder: Path) -> None:

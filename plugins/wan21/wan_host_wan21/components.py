@@ -27,15 +27,27 @@ class Components:
     memory, and bit-identical to the text-to-video model that VACE was built on. Elsewhere both are one object.
     """
 
-    def __init__(self, *, tokenizer: Any, text_encoder: Any, vae: Any, transformer: Any, adapter: bool) -> None:
-        """``adapter``: the transformer is a WanVACETransformer3DModel."""
+    def __init__(
+        self,
+        *,
+        tokenizer: Any,
+        text_encoder: Any,
+        vae: Any,
+        transformer: Any,
+        adapter: bool,
+        image_encoder: Any = None,
+        image_processor: Any = None,
+    ) -> None:
+        """``adapter``: the transformer is a WanVACETransformer3DModel. Image encoders come with I2V checkpoints."""
+        self.image_encoder, self.image_processor = image_encoder, image_processor
         self.tokenizer, self.text_encoder, self.vae, self.transformer = tokenizer, text_encoder, vae, transformer
         self.adapter = adapter
         self.plain = _plain_view(transformer) if adapter else transformer
 
     def modules(self) -> tuple[Any, ...]:
         """Return every distinct torch module that holds weights."""
-        return (self.text_encoder, self.vae, self.transformer)
+        modules = (self.text_encoder, self.vae, self.transformer, self.image_encoder)
+        return tuple(module for module in modules if module is not None)
 
     def share_modules(self) -> None:
         """Point the view at the adapter model's modules again, after something replaced them (a LoRA on an outer layer)."""
@@ -59,32 +71,35 @@ def load_components(checkpoint: Checkpoint, context: LaneContext) -> Components:
     import torch
     from diffusers import AutoencoderKLWan, WanTransformer3DModel, WanVACETransformer3DModel
     from diffusers.utils import logging as diffusers_logging
-    from transformers import AutoTokenizer, UMT5EncoderModel
+    from transformers import AutoImageProcessor, AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
     from transformers.utils import logging as transformers_logging
 
     # A lane's progress goes through its context; bars on its standard error would only tear the host's log.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    path, dtype = checkpoint.path, compute_dtype(context.device)
-    adapter = checkpoint.adapter
+    path, dtype, adapter = checkpoint.path, compute_dtype(context.device), checkpoint.adapter
+    loaded: dict[str, Any] = {"image_encoder": None, "image_processor": None}
     with _naming(path / "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(path / "tokenizer")
+        loaded["tokenizer"] = AutoTokenizer.from_pretrained(path / "tokenizer")
+    if (path / "image_processor").is_dir():
+        with _naming(path / "image_processor"):
+            loaded["image_processor"] = AutoImageProcessor.from_pretrained(path / "image_processor", backend="pil")
     context.progress("tokenizer loaded")
-    loaded = []
     for cls, name, kept in (
         (UMT5EncoderModel, "text_encoder", dtype),
         # Encoding in bfloat16 shifts trajectories (hao-ai-lab/FastVideo#1472): the VAE stays in float32.
         (AutoencoderKLWan, "vae", torch.float32),
+        (CLIPVisionModel, "image_encoder", torch.float32),
         (WanVACETransformer3DModel if adapter else WanTransformer3DModel, "transformer", dtype),
     ):
-        module = _load(cls, path / name, kept)
-        loaded.append(module.eval().requires_grad_(requires_grad=False))
-        context.progress(f"{name} loaded")
-    text_encoder, vae, transformer = loaded
+        if name != "image_encoder" or (path / name).is_dir():
+            loaded[name] = _load(cls, path / name, kept).eval().requires_grad_(requires_grad=False)
+            context.progress(f"{name} loaded")
+    text_encoder = loaded["text_encoder"]
     if text_encoder.shared.weight is not text_encoder.encoder.embed_tokens.weight:
         # transformers 5.0-5.22 left the embedding at zeros (huggingface/transformers#43992): output without any prompt.
         raise ModelLoadFailed(f"{path / 'text_encoder'}: the token embedding is not tied; use transformers>=5.23")
-    return Components(tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, transformer=transformer, adapter=adapter)
+    return Components(**loaded, adapter=adapter)
 
 
 def _load(cls: Any, folder: Path, dtype: torch.dtype) -> Any:

@@ -81,6 +81,9 @@ TINY = Size(
     vae_multipliers=(1, 1, 1, 1),
     vae_res_blocks=1,
 )
+_IMAGE_KINDS = (Kind.I2V, Kind.FLF2V, Kind.FUN_INP)
+_IMAGE_WIDTH, _IMAGE_TOKENS = 32, 5
+"""Of the tiny image encoder: the only size in which image-to-video checkpoints are made, for tests."""
 SIZES = {size.name: size for size in (REAL, TINY)}
 
 
@@ -98,6 +101,9 @@ def write_checkpoint(path: Path, kind: Kind, size: Size, *, seed: int = 0, progr
         ("vae", torch.float32, lambda: _vae(size)),
         ("transformer", low, lambda: _transformer(kind, size)),
     )
+    if kind in _IMAGE_KINDS:
+        parts += (("image_encoder", torch.float32, _image_encoder),)
+        _image_processor().save_pretrained(path / "image_processor")
     for name, dtype, build in parts:
         progress(name)
         with torch.random.fork_rng(devices=[]), _default_dtype(dtype):
@@ -136,6 +142,11 @@ def _transformer(kind: Kind, size: Size) -> Any:
         "ffn_dim": size.ffn_dim,
         "num_layers": size.layers,
     }
+    if kind in _IMAGE_KINDS:
+        # 16 noise channels, 16 of the image's latents and a mask of 4.
+        config |= {"in_channels": 36, "image_dim": _IMAGE_WIDTH, "added_kv_proj_dim": size.heads * size.head_dim}
+        if kind is Kind.FLF2V:
+            config["pos_embed_seq_len"] = 2 * _IMAGE_TOKENS
     if kind is Kind.VACE:
         return WanVACETransformer3DModel(**config, vace_layers=list(range(0, size.layers, 2)), vace_in_channels=96)
     return WanTransformer3DModel(**config)
@@ -164,6 +175,21 @@ def _text_encoder(size: Size) -> Any:
             tie_word_embeddings=False,
         )
     )
+
+
+def _image_encoder() -> Any:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=_IMAGE_WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    return CLIPVisionModel(config)
+
+
+def _image_processor() -> Any:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    return CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
 
 
 def _tokenizer() -> Any:

@@ -49,7 +49,7 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
             with context.stage("denoise"):
                 latents = latents_for(chosen, request, model, prompts, seed=seed, steps=steps)
             with context.stage("decode"):
-                frames = decode(model.components.vae, latents, model.text_to_video.video_processor)[: request.frames]
+                frames = decode(model.components.vae, latents, model.processor)[: request.frames]
             if chosen.pins and model.settings.pin_frames:
                 frames, pinned = _pinned(frames, chosen)
                 facts |= pinned
@@ -94,6 +94,8 @@ def _facts(request: GenerationRequest, model: Wan21, chosen: Plan) -> Facts:
         facts["pinned"] = model.settings.pin_frames
     if chosen.route is Route.CONDITIONED and chosen.scale < 1:
         facts["conditioning_scale"] = round(chosen.scale, 4)
+    if chosen.acted is not None and chosen.acted != request.denoise_strength:
+        facts["denoise_strength_acted"] = chosen.acted
     if request.loras:
         facts["loras"] = ", ".join(f"{lora.name} ({lora.scale:g})" for lora in request.loras)
     tokens = model.embeddings.tokens(request.prompt)

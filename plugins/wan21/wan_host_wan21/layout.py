@@ -21,9 +21,9 @@ def write_index(path: Path, kind: Kind, *, random_weights: bool = False) -> None
     """Write model_index.json as the official repositories have it, and the scheduler that it names."""
     from diffusers import UniPCMultistepScheduler
 
-    adapter = kind is Kind.VACE
+    adapter, images = kind is Kind.VACE, kind in {Kind.I2V, Kind.FLF2V, Kind.FUN_INP}
     index: dict[str, Any] = {
-        "_class_name": "WanVACEPipeline" if adapter else "WanPipeline",
+        "_class_name": "WanVACEPipeline" if adapter else "WanImageToVideoPipeline" if images else "WanPipeline",
         "_diffusers_version": "0.42.1",
         "scheduler": ["diffusers", "UniPCMultistepScheduler"],
         "text_encoder": ["transformers", "UMT5EncoderModel"],
@@ -31,6 +31,8 @@ def write_index(path: Path, kind: Kind, *, random_weights: bool = False) -> None
         "transformer": ["diffusers", "WanVACETransformer3DModel" if adapter else "WanTransformer3DModel"],
         "vae": ["diffusers", "AutoencoderKLWan"],
     }
+    if images:
+        index |= {"image_encoder": ["transformers", "CLIPVisionModel"], "image_processor": ["transformers", "CLIPImageProcessor"]}
     if random_weights:
         index["_random_weights"] = True  # diffusers passes over keys that begin with an underscore
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)

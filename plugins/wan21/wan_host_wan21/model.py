@@ -13,6 +13,7 @@ from wan_host_wan21.embeddings import PromptEmbeddings
 from wan_host_wan21.hub import fetch, parse
 from wan_host_wan21.loras import Loras
 from wan_host_wan21.placement import Placer, empty_cache
+from wan_host_wan21.references import Route
 from wan_host_wan21.settings import Wan21Settings, read_settings
 
 if TYPE_CHECKING:
@@ -37,9 +38,7 @@ class Wan21:
     ) -> None:
         """``device`` as torch names it."""
         import torch
-        from diffusers import WanPipeline, WanVideoToVideoPipeline
-
-        from wan_host_wan21.vace import VacePipeline
+        from diffusers.video_processor import VideoProcessor
 
         self.info, self.checkpoint, self.components, self.settings = info, checkpoint, components, settings
         self.device = torch.device(device)
@@ -47,19 +46,12 @@ class Wan21:
         self.loras = Loras(components, settings, [Lora(name=name, scale=scale) for name, scale in fixed])
         self.placer = Placer(components, self.device, settings)
         self.embeddings = PromptEmbeddings(components, self.device)
-        shared: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": components.vae, "scheduler": None}
-        self.text_to_video = WanPipeline(transformer=components.plain, **shared)
-        self.image_to_image = WanVideoToVideoPipeline(transformer=components.plain, **shared)
-        self.conditioned = VacePipeline(transformer=components.transformer, **shared) if components.adapter else None
-        for pipeline in self.pipelines():
+        self.processor = VideoProcessor(vae_scale_factor=components.vae.config.scale_factor_spatial)
+        self.pipelines = _pipelines(checkpoint, components)
+        for pipeline in self.pipelines.values():
             pipeline.set_progress_bar_config(disable=True)
         self._context: LaneContext | None = None
         self._watch()
-
-    def pipelines(self) -> tuple[Any, ...]:
-        """Return every pipeline of this checkpoint."""
-        pipelines = (self.text_to_video, self.image_to_image, self.conditioned)
-        return tuple(pipeline for pipeline in pipelines if pipeline is not None)
 
     @contextmanager
     def job(self, context: LaneContext) -> Iterator[None]:
@@ -81,7 +73,7 @@ class Wan21:
 
     def reset(self) -> None:
         """Drop what a raised cancel leaves behind: caches of the transformer's hooks, and the VAE's feature maps."""
-        for pipeline in self.pipelines():
+        for pipeline in self.pipelines.values():
             pipeline.maybe_free_model_hooks()
         self.components.vae.clear_cache()
         self.placer.settle()
@@ -90,7 +82,7 @@ class Wan21:
         """Give the memory back."""
         import gc
 
-        for name in ("text_to_video", "image_to_image", "conditioned", "components", "embeddings", "loras", "placer"):
+        for name in ("pipelines", "components", "embeddings", "loras", "placer"):
             self.__dict__.pop(name, None)
         gc.collect()
         empty_cache(self.device)
@@ -109,6 +101,26 @@ class Wan21:
     def _progress(self, note: str) -> None:
         if self._context is not None:
             self._context.progress(note)
+
+
+def _pipelines(checkpoint: Checkpoint, components: Components) -> dict[Route, Any]:
+    """Return the pipelines of a checkpoint by the route that runs them."""
+    from diffusers import WanPipeline, WanVideoToVideoPipeline
+
+    from wan_host_wan21.animate import AnimatePipeline
+    from wan_host_wan21.vace import VacePipeline
+
+    shared: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": components.vae, "scheduler": None}
+    if checkpoint.animates:
+        images = {"image_encoder": components.image_encoder, "image_processor": components.image_processor}
+        return {Route.ANIMATE: AnimatePipeline(transformer=components.transformer, **images, **shared)}
+    pipelines = {
+        Route.TEXT: WanPipeline(transformer=components.plain, **shared),
+        Route.IMAGE: WanVideoToVideoPipeline(transformer=components.plain, **shared),
+    }
+    if checkpoint.adapter:
+        pipelines[Route.CONDITIONED] = VacePipeline(transformer=components.transformer, **shared)
+    return pipelines
 
 
 def load(info: ModelInfo, context: LaneContext) -> Wan21:

@@ -124,6 +124,8 @@ class Placer:
             )
             self._is_fp8 = True
         self._move(components.vae)
+        if components.image_encoder is not None:
+            self._move(components.image_encoder)
         self._move(components.transformer, apart_from=self._transformer_blocks)
         if placement is Placement.RESIDENT:
             self._move(components.text_encoder)
@@ -193,7 +195,7 @@ def measure(components: Components) -> Weights:
         text_encoder=_bytes(encoder),
         text_blocks=sum(text_blocks),
         text_block=max(text_blocks),
-        vae=_bytes(components.vae),
+        vae=_bytes(components.vae) + (0 if components.image_encoder is None else _bytes(components.image_encoder)),
         width=config.num_attention_heads * config.attention_head_dim,
         ffn_width=config.ffn_dim,
         vae_base=components.vae.config.base_dim,

@@ -29,6 +29,7 @@ class Route(StrEnum):
     TEXT = "text_to_video"
     IMAGE = "image_to_image"
     CONDITIONED = "vace"
+    ANIMATE = "image_to_video"
     COPY = "copy"
 
 
@@ -46,6 +47,8 @@ class Plan:
     start: NDArray[np.uint8] | None = None
     strength: float = 1.0
     scale: float = 1.0
+    acted: float | None = None
+    """The denoise strength that acted, where it did."""
     subjects: tuple[NDArray[np.uint8], ...] = ()
 
     @property
@@ -62,6 +65,8 @@ def plan(request: GenerationRequest, checkpoint: Checkpoint, name: str) -> Plan:
         raise UnsupportedRequest(f"config.reference_images: {name} takes none, {VACE_CHECKPOINT} takes up to {MAX_SUBJECTS}")
     if len(references.subjects) > MAX_SUBJECTS:
         raise UnsupportedRequest(f"config.reference_images: {len(references.subjects)} given; {name} takes up to {MAX_SUBJECTS}")
+    if image_job and checkpoint.animates:
+        raise UnsupportedRequest(f"type: {name} makes videos only; {VACE_CHECKPOINT} makes images as well")
     if image_job and mode not in {ReferenceMode.NONE, ReferenceMode.SINGLE}:
         raise UnsupportedRequest(f"config.reference_mode: {mode} is for videos; images take none and single")
     if not image_job and mode not in checkpoint.reference_modes:
@@ -74,38 +79,37 @@ def plan(request: GenerationRequest, checkpoint: Checkpoint, name: str) -> Plan:
         return Plan(route=route, subjects=references.subjects)
     if mode is not ReferenceMode.SINGLE:
         return Plan(
-            route=Route.CONDITIONED,
+            route=Route.ANIMATE if checkpoint.animates else Route.CONDITIONED,
             first=None if mode is ReferenceMode.END else _given(references.first_frame, "config.first_frame"),
             last=None if mode is ReferenceMode.START else _given(references.last_frame, "config.last_frame"),
             subjects=references.subjects,
         )
     strength = _EVEN if request.denoise_strength is None else request.denoise_strength
-    return _single(request, _given(references.image, "config.image"), strength, image_job=image_job)
+    image = _given(references.image, "config.image")
+    if image_job and strength > 0:
+        route = Route.CONDITIONED if references.subjects else Route.IMAGE
+        return Plan(route=route, start=image, strength=strength, acted=strength, subjects=references.subjects)
+    return _single(request, image, strength, animates=checkpoint.animates)
 
 
-def _single(request: GenerationRequest, image: NDArray[np.uint8], strength: float, *, image_job: bool) -> Plan:
+def _single(request: GenerationRequest, image: NDArray[np.uint8], strength: float, *, animates: bool) -> Plan:
     """Weigh one image by the denoise strength: 0 returns it, 1 ignores it.
 
-    An image job is image-to-image with just that strength. In a video the image is the first frame that VACE sees. At one
-    half that is all; below, denoising starts ever later from the still image as well, and above, the adapter's weight falls.
+    An image job is image-to-image with just that strength. In a video the image is the first frame that the model sees. At
+    one half that is all; below, denoising starts ever later from the still image as well, and above, the adapter's weight
+    falls. An image-to-video checkpoint has no such weight: there nothing above one half acts.
     """
     if strength <= 0:
-        return Plan(route=Route.COPY, start=image)
-    subjects = request.references.subjects
-    if image_job:
-        return Plan(
-            route=Route.CONDITIONED if subjects else Route.IMAGE,
-            start=image,
-            strength=strength,
-            subjects=subjects,
-        )
+        return Plan(route=Route.COPY, start=image, acted=strength)
+    acted = min(strength, _EVEN) if animates else strength
     return Plan(
-        route=Route.CONDITIONED,
+        route=Route.ANIMATE if animates else Route.CONDITIONED,
         first=image,
-        start=image if strength < _EVEN else None,
-        strength=min(1.0, strength / _EVEN),
-        scale=min(1.0, (1.0 - strength) / _EVEN),
-        subjects=subjects,
+        start=image if acted < _EVEN else None,
+        strength=min(1.0, acted / _EVEN),
+        scale=min(1.0, (1.0 - acted) / _EVEN),
+        acted=acted,
+        subjects=request.references.subjects,
     )
 
 

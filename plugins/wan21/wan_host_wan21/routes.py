@@ -21,9 +21,11 @@ def latents_for(
     """Return the normalised latents of one clip, float32 of shape (1, channels, T, h, w)."""
     if plan.route is Route.TEXT:
         frames = generated_frames(request.frames)
-        return denoise(model.text_to_video, request, prompts, seed, steps, num_frames=frames)
+        return denoise(model.pipelines[plan.route], request, prompts, seed, steps, num_frames=frames)
     if plan.route is Route.IMAGE:
         return _image_to_image(plan, request, model, prompts, seed, steps)
+    if plan.route is Route.ANIMATE:
+        return _animated(plan, request, model, prompts, seed, steps)
     return _conditioned(plan, request, model, prompts, seed, steps)
 
 
@@ -34,14 +36,14 @@ def _image_to_image(  # noqa: PLR0917  # the values of ``latents_for``, passed o
     wanted, count = plan.strength, request.num_inference_steps
     # A little more than 1/count, so that rounding leaves one step.
     strength = wanted if int(count * wanted) >= 1 else (1 + 1e-6) / count
-    return denoise(model.image_to_image, request, prompts, seed, steps, video=[_picture(plan.start)], strength=strength)
+    return denoise(model.pipelines[plan.route], request, prompts, seed, steps, video=[_picture(plan.start)], strength=strength)
 
 
 def _conditioned(  # noqa: PLR0917  # as above
     plan: Plan, request: GenerationRequest, model: Wan21, prompts: Prompts, seed: int, steps: Steps
 ) -> torch.Tensor:
     """Denoise with VACE; where the plan has a start, from it rather than from pure noise."""
-    pipeline: Any = model.conditioned
+    pipeline: Any = model.pipelines[plan.route]
     frames = generated_frames(request.frames)
     control = control_video(plan, request.frames, request.width, request.height)
     video, mask = (None, None) if control is None else ([_picture(frame) for frame in part] for part in control)
@@ -54,22 +56,31 @@ def _conditioned(  # noqa: PLR0917  # as above
         "num_frames": frames,
     }
     pipeline.keep_reactive = (request.width, request.height, request.frames, plan.first is None, plan.last is None)
-    run = steps_run(request.num_inference_steps, plan.strength)
-    if plan.start is not None and run < request.num_inference_steps:
-        skipped = request.num_inference_steps - run
-        inputs |= _from_start(plan, request, model, seed=seed, skipped=skipped)
+    inputs |= _from_start(plan, request, model, seed)
     latents = denoise(pipeline, request, prompts, seed, steps, **inputs)
     return latents[:, :, len(subjects) :]
 
 
-def _from_start(plan: Plan, request: GenerationRequest, model: Wan21, *, seed: int, skipped: int) -> dict[str, Any]:
-    """Return latents and scheduler that begin ``skipped`` steps late, from the still image (after the subjects' frames)."""
+def _animated(  # noqa: PLR0917  # as above
+    plan: Plan, request: GenerationRequest, model: Wan21, prompts: Prompts, seed: int, steps: Steps
+) -> torch.Tensor:
+    """Denoise with an image-to-video checkpoint. Its last frame stands at the end of what is made, not of what is kept."""
+    images = {"image": _picture(plan.first), "last_image": None if plan.last is None else _picture(plan.last)}
+    inputs = images | {"num_frames": generated_frames(request.frames)} | _from_start(plan, request, model, seed)
+    return denoise(model.pipelines[plan.route], request, prompts, seed, steps, **inputs)
+
+
+def _from_start(plan: Plan, request: GenerationRequest, model: Wan21, seed: int) -> dict[str, Any]:
+    """Return latents and scheduler that begin late, from the still image (after the subjects' frames); nothing without one."""
+    skipped = request.num_inference_steps - steps_run(request.num_inference_steps, plan.strength)
+    if plan.start is None or skipped == 0:
+        return {}
     import torch
     from diffusers.utils.torch_utils import randn_tensor
 
     from wan_host_wan21.vace import normalised_latents
 
-    vae, processor = model.components.vae, model.text_to_video.video_processor
+    vae, processor = model.components.vae, model.processor
     frames = generated_frames(request.frames)
 
     def latents_of(picture: Any, count: int) -> torch.Tensor:
