@@ -6,15 +6,19 @@ that is how pods and compose files leave a variable out.
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import socket
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from wan_host.errors import SettingsError
+from wan_host.errors import SettingsError, shown
 
 SETTINGS_FILE = "wan-host.toml"
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -22,6 +26,11 @@ Names = Annotated[tuple[str, ...], NoDecode]
 
 def _seed_name(*names: str) -> Any:
     return Field(default=None, validation_alias=AliasChoices(*names, *(name.lower() for name in names)))
+
+
+def _own_name() -> str:
+    """Name this process; what no worker id may hold becomes a dash."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:100] + f"-{os.getpid()}"
 
 
 class Settings(BaseSettings):
@@ -37,9 +46,9 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("~/.local/share/wan-host")
-    worker_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", pattern=r"^[A-Za-z0-9._-]{1,128}$")
+    worker_id: str = Field(default_factory=_own_name, pattern=r"^[A-Za-z0-9._-]{1,128}$")
 
-    queue_url: str | None = None
+    queue_url: str | None = Field(default=None, repr=False)
     queue_name: str = Field(default="wan_queue", pattern=r"^[A-Za-z0-9_.:-]{1,100}$")
     upstash_redis_rest_url: str | None = _seed_name("UPSTASH_REDIS_REST_URL")
     upstash_redis_rest_token: SecretStr | None = _seed_name("UPSTASH_REDIS_REST_TOKEN")
@@ -57,7 +66,7 @@ class Settings(BaseSettings):
     disabled_plugins: Names = ()
     bucket: str = Field(default="workspace-temp", pattern=r"^[A-Za-z0-9._-]{1,100}$")
 
-    callback_url: str | None = None
+    callback_url: str | None = Field(default=None, repr=False)
     job_callback_secret: SecretStr | None = _seed_name("JOB_CALLBACK_SECRET")
     callback_timeout: float = Field(default=10, gt=0, le=300)
     report_hours: float = Field(default=24, gt=0)
@@ -159,15 +168,45 @@ def load_settings() -> Settings:
     except ValidationError as error:
         problems = "; ".join(_problem(item) for item in error.errors(include_url=False))
         raise SettingsError(problems) from None
-    except ValueError as error:  # a settings file that is no TOML
-        raise SettingsError(f"{file or SETTINGS_FILE}: {error}") from error
+    except (ValueError, OSError) as error:  # a settings file that is no TOML, or that may not be read
+        raise SettingsError(f"{file or SETTINGS_FILE}: {error}") from None
+
+
+def unknown_settings(plugins: Iterable[str]) -> list[str]:
+    """Return a line for every variable and every entry of the file that looks like a setting and is none.
+
+    Variables that begin with ``WAN_HOST_`` and a plugin's name, and tables of the file, belong to plugins.
+    """
+    known = {_variable(name) for name in Settings.model_fields} | {"WAN_HOST_CONFIG"}
+    families = tuple(f"WAN_HOST_{name.replace('-', '_').upper()}_" for name in ("testing", *plugins))
+    file = Path(os.environ.get("WAN_HOST_CONFIG") or SETTINGS_FILE)
+    entries: dict[str, object] = {}
+    if file.is_file():
+        with file.open("rb") as opened:
+            entries = {name: value for name, value in tomllib.load(opened).items() if not isinstance(value, dict)}
+    given = {name: name for name in os.environ if name.startswith("WAN_HOST_")}
+    given |= {_variable(name): f"{file.name}: {name}" for name in entries}
+    return [
+        f"{shown} is no setting of the host or of an installed plugin{_suggestion(name, known)}"
+        for name, shown in sorted(given.items())
+        if name.upper() not in known and not name.upper().startswith(families)
+    ]
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.8)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _problem(item: Any) -> str:
     name = str(item["loc"][0]) if item["loc"] else "settings"
-    variable = name.upper() if name.upper() in _SEED_NAMES else f"WAN_HOST_{name.upper()}"
-    shown = "(hidden)" if any(word in name for word in ("secret", "token", "key", "url")) else repr(item["input"])
-    return f"{variable}: {shown} is not allowed; {item['msg'].removeprefix('Value error, ')}"
+    secret = any(word in name.lower() for word in ("secret", "token", "key", "url"))
+    given = "(hidden)" if secret else shown(item["input"])
+    return f"{_variable(name)}: {given} is not allowed; {item['msg'].removeprefix('Value error, ')}"
+
+
+def _variable(name: str) -> str:
+    return name.upper() if name.upper() in _SEED_NAMES else f"WAN_HOST_{name.upper()}"
 
 
 _SEED_NAMES = frozenset(

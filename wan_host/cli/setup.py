@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+import structlog
+
 from wan_host import logs
 from wan_host.builtin import log as log_reports
 from wan_host.builtin.callback import HttpCallback
 from wan_host.builtin.local import LocalPublisher
 from wan_host.hooks import Hooks
 from wan_host.plugins import discover
-from wan_host.settings import Settings, load_settings
+from wan_host.settings import Settings, load_settings, unknown_settings
+
+log = structlog.get_logger("wan_host.settings")
 
 
 def prepare_settings(flags: Mapping[str, object] | None = None, *, log_level: str | None = None) -> Settings:
@@ -28,7 +32,7 @@ def prepare_settings(flags: Mapping[str, object] | None = None, *, log_level: st
 
 
 def prepare_hooks(settings: Settings) -> Hooks:
-    """Find the plugins, the host's own among them."""
+    """Find the plugins, the host's own among them. Warns of variables and entries of the file that nobody reads."""
     builtins: dict[str, object] = {
         "local": LocalPublisher(settings.outputs_path, settings.bucket),
         "log": log_reports,
@@ -41,4 +45,7 @@ def prepare_hooks(settings: Settings) -> Hooks:
             bearer=None,
             timeout=settings.callback_timeout,
         )
-    return Hooks(discover(builtins=builtins, disabled=settings.disabled_plugins))
+    registry = discover(builtins=builtins, disabled=settings.disabled_plugins)
+    for line in unknown_settings(record.name for record in registry.records):
+        log.warning("unknown setting", problem=line)
+    return Hooks(registry)
