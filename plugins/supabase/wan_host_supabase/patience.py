@@ -61,7 +61,7 @@ class Patience:
 
 def backoff(faults: int, first: float = _FIRST_PAUSE, longest: float = _LONGEST_PAUSE) -> float:
     """Return seconds to wait after so many earlier faults, spread so that workers do not come back all at once."""
-    return min(longest, first * 2 ** min(faults, 30)) * random.uniform(0.75, 1.25)  # noqa: S311  # no secret
+    return min(longest, first * 2.0 ** min(faults, 30)) * random.uniform(0.75, 1.25)  # noqa: S311  # no secret
 
 
 def pause(context: HookContext, seconds: float) -> None:

@@ -84,7 +84,8 @@ class Registration:
             log.warning("worker may still be registered: the receiver did not answer in time", url=self._address)
 
     def _run(self) -> None:
-        with httpx.Client(headers={"User-Agent": USER_AGENT}, timeout=_TIMEOUT, verify=trust()) as http:
+        headers = {"User-Agent": USER_AGENT, "Connection": "close"}  # calls are minutes apart
+        with httpx.Client(headers=headers, timeout=_TIMEOUT, verify=trust()) as http:
             faults = 0
             while not self._stopping.is_set():
                 trouble = self._call(http, self._registration(), _TIMEOUT)
