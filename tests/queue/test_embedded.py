@@ -251,11 +251,37 @@ async def test_a_stale_socket_is_replaced(tmp_path):
 async def test_a_server_that_is_killed_is_started_again_and_knows_its_jobs(tmp_path):
     queue = await open_here(tmp_path)
     claim = await claimed(queue)
-    await asyncio.sleep(1.2)  # the append-only file is synchronised every second
     servers_of(tmp_path)[0].kill()
     await queue.start(claim)
     await queue.finish(claim, status="published", report=REPORT)
     assert len(servers_of(tmp_path)) == 1
+    await queue.aclose()
+
+
+async def test_a_server_that_is_killed_again_and_again_loses_nothing_that_it_answered(tmp_path):
+    queue = await open_here(tmp_path)
+    for index in range(5):
+        await queue.push(job(f"j{index}"))
+        await queue.poll(claims=0)
+        queue._transport._server._synchronise()
+        servers_of(tmp_path)[0].kill()
+    assert await claim_ids(queue, 9) == [f"j{index}" for index in range(5)]
+    await queue.aclose()
+
+
+async def test_an_orphan_is_adopted_by_who_uses_it_and_its_file_is_synchronised(tmp_path, holder, monkeypatch):
+    monkeypatch.setattr("wan_host.queue.embedded._SYNC_SECONDS", 0.02)
+    synchronised = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(EmbeddedServer, "_synchronise", lambda self: loop.call_soon_threadsafe(synchronised.set))
+    queue = await open_here(tmp_path)
+    server = queue._transport._server
+    await asyncio.sleep(0.1)
+    assert not server.owner
+    assert not synchronised.is_set()
+    holder.kill()
+    await asyncio.wait_for(synchronised.wait(), 2)
+    assert server.owner
     await queue.aclose()
 
 

@@ -60,7 +60,7 @@ class RestTransport(Transport):
         if "unauthorized" in message.lower():
             return SettingsError(f"the queue server {self.where} refuses UPSTASH_REDIS_REST_TOKEN: {message}")
         known = message.startswith(("ERR ", "WRONGTYPE", "NOSCRIPT", "WANHOST", "NOPERM", "WRONGPASS", "NOAUTH"))
-        passing = "limit exceeded" in message or "rate" in message.lower() or not known
+        passing = "limit exceeded" in message or "rate limit" in message.lower() or not known
         if passing and "request size" not in message:
             return QueueUnavailable(f"the queue server {self.where} cannot work now: {message}")
         return server_error(message, where=self.where)
