@@ -17,10 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+from wan_host.errors import PluginError
 from wan_host.media import OutputFile
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
+log = structlog.get_logger("wan_host.spool")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +49,20 @@ class Spool:
     def __init__(self, root: Path) -> None:
         """``root`` is created when the spool is opened."""
         self.root = root
-        self._own = root / f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._own = root
         self._lock: int | None = None
 
     def open(self) -> None:
-        """Create and lock this process's folder."""
-        self._own.mkdir(parents=True, mode=0o700)
-        self._lock = os.open(self._own / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        """Create and lock this process's folder.
+
+        Until it is locked another worker may take it for a dead one's and remove it: then the next name is tried.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        while self._lock is None:
+            self._own = self.root / f"{os.getpid()}-{secrets.token_hex(4)}"
+            self._own.mkdir(mode=0o700)
+            self._lock = _lock(self._own)
+        _sync(self.root)
 
     def close(self) -> None:
         """Give this process's folder back; what is complete in it stays for the next worker."""
@@ -72,6 +82,7 @@ class Spool:
 
     def write(self, job: SpooledJob) -> None:
         """Make a job's result last: every file and the manifest reach the disk before this returns."""
+        names = [_name_within(job.folder, file) for file in job.files]
         for file in job.files:
             _sync(file.path)
         manifest = {
@@ -84,19 +95,22 @@ class Spool:
                 {
                     "asset_index": file.asset_index,
                     "role": file.role,
-                    "name": file.path.name,
+                    "name": name,
                     "key": file.key,
                     "content_type": file.content_type,
                     "file_size_bytes": file.file_size_bytes,
                 }
-                for file in job.files
+                for file, name in zip(job.files, names, strict=True)
             ],
         }
         unfinished = job.folder / f"{MANIFEST}.part"
         unfinished.write_text(json.dumps(manifest, allow_nan=False), encoding="utf-8")
         _sync(unfinished)
+        for folder in {(job.folder / name).parent for name in names}:
+            _sync(folder)
         unfinished.rename(job.folder / MANIFEST)
         _sync(job.folder)
+        _sync(job.folder.parent)
 
     def remove(self, folder: Path) -> None:
         """Forget a run."""
@@ -108,24 +122,62 @@ class Spool:
         for other in sorted(self.root.iterdir()):
             if other == self._own or not other.is_dir():
                 continue
-            lock = os.open(other / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            lock = _lock(other)
+            if lock is None:
                 continue
-            else:
+            try:
                 for manifest in sorted(other.glob(f"*/{MANIFEST}")):
-                    folder = self._own / manifest.parent.name
-                    manifest.parent.rename(folder)
-                    taken.append(_read(folder))
+                    job = self._take(manifest.parent)
+                    if job is not None:
+                        taken.append(job)
                 shutil.rmtree(other, ignore_errors=True)
             finally:
                 os.close(lock)
         return taken
 
+    def _take(self, left: Path) -> SpooledJob | None:
+        """Move a job's folder here; None where its manifest or a file of it is damaged, so that it must be made anew."""
+        folder = self._own / left.name
+        if folder.exists():  # tokens start anew where a queue server came back empty
+            folder = folder.with_name(f"{left.name}.{secrets.token_hex(4)}")
+        try:
+            left.rename(folder)
+            return _read(folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.error("spooled job is damaged, dropped", folder=str(left), error=f"{type(error).__name__}: {error}")
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a process's folder for as long as the descriptor is open; None where another has it, or it is gone."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(folder / LOCK).st_ino == os.fstat(descriptor).st_ino:  # noqa: PTH116  # beside fstat
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(descriptor)
+    return None
+
+
+def _name_within(folder: Path, file: OutputFile) -> str:
+    """Return a file's path below the job's folder. Raises PluginError for one that stands elsewhere: it would not be kept."""
+    if not file.path.is_relative_to(folder):
+        raise PluginError(f"the {file.role} of asset {file.asset_index} is not in the job's work folder: {file.path}")
+    return str(file.path.relative_to(folder))
+
 
 def _read(folder: Path) -> SpooledJob:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    for file in manifest["files"]:
+        size = (folder / file["name"]).stat().st_size
+        if size != file["file_size_bytes"]:
+            raise ValueError(f"{file['name']} has {size} bytes, {file['file_size_bytes']} were written")
     return SpooledJob(
         job_id=manifest["job_id"],
         user_id=manifest["user_id"],
