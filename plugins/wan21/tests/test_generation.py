@@ -79,6 +79,18 @@ def test_a_cancel_ends_the_job_at_once_and_leaves_no_trace(moment, vace, video, 
     assert np.array_equal(generate(video(), vace, recorder()).clips[0].frames, before)
 
 
+def test_a_cancel_while_references_are_encoded_leaves_no_trace(vace, video, picture, recorder):
+    wanted = video(reference_mode=ReferenceMode.START, references=References(first_frame=picture()))
+    before = generate(wanted, vace, recorder()).clips[0].frames
+    context = recorder(stop_at="encoding with the VAE", error=JobCancelled("stop"))
+    with pytest.raises(JobCancelled):
+        generate(
+            video(frames=5, reference_mode=ReferenceMode.START, references=References(first_frame=picture(2))), vace, context
+        )
+    assert all(kept is None for kept in vace.components.vae._enc_feat_map)
+    assert np.array_equal(generate(wanted, vace, recorder()).clips[0].frames, before)
+
+
 def test_a_mode_that_the_checkpoint_cannot_do_is_refused_with_one_that_can(t2v, video, picture, recorder):
     wanted = video(reference_mode=ReferenceMode.START, references=References(first_frame=picture()))
     with pytest.raises(UnsupportedRequest, match=r"cannot do start, only none; .*Wan-AI/Wan2.1-VACE-1.3B-diffusers"):

@@ -154,7 +154,8 @@ def test_a_subject_is_shown_whole_on_white(picture):
     assert np.array_equal(np.asarray(on_canvas(whole, 32, 48)), whole)
 
 
-def test_the_control_latents_that_no_image_changes_are_encoded_once(vace, video, picture, recorder, load_tiny):
+def test_the_control_latents_that_no_image_changes_are_encoded_once(*, vace, video, picture, recorder, load_tiny, monkeypatch):
+    monkeypatch.setenv("WAN_HOST_WAN21_PREVIEWS", "false")
     model = load_tiny("vace")
     encoded = []
     for seed in (1, 2):

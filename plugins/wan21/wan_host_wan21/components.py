@@ -71,7 +71,7 @@ def load_components(checkpoint: Checkpoint, context: LaneContext) -> Components:
     import torch
     from diffusers import AutoencoderKLWan, WanTransformer3DModel, WanVACETransformer3DModel
     from diffusers.utils import logging as diffusers_logging
-    from transformers import AutoImageProcessor, AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
+    from transformers import AutoTokenizer, UMT5EncoderModel
     from transformers.utils import logging as transformers_logging
 
     # A lane's progress goes through its context; bars on its standard error would only tear the host's log.
@@ -82,19 +82,24 @@ def load_components(checkpoint: Checkpoint, context: LaneContext) -> Components:
     with _naming(path / "tokenizer"):
         loaded["tokenizer"] = AutoTokenizer.from_pretrained(path / "tokenizer")
     if (path / "image_processor").is_dir():
+        from transformers import AutoImageProcessor
+
         with _naming(path / "image_processor"):
             loaded["image_processor"] = AutoImageProcessor.from_pretrained(path / "image_processor", backend="pil")
     context.progress("tokenizer loaded")
-    for cls, name, kept in (
+    parts: list[tuple[Any, str, torch.dtype]] = [
         (UMT5EncoderModel, "text_encoder", dtype),
         # Encoding in bfloat16 shifts trajectories (hao-ai-lab/FastVideo#1472): the VAE stays in float32.
         (AutoencoderKLWan, "vae", torch.float32),
-        (CLIPVisionModel, "image_encoder", torch.float32),
         (WanVACETransformer3DModel if adapter else WanTransformer3DModel, "transformer", dtype),
-    ):
-        if name != "image_encoder" or (path / name).is_dir():
-            loaded[name] = _load(cls, path / name, kept).eval().requires_grad_(requires_grad=False)
-            context.progress(f"{name} loaded")
+    ]
+    if (path / "image_encoder").is_dir():
+        from transformers import CLIPVisionModel
+
+        parts.append((CLIPVisionModel, "image_encoder", torch.float32))
+    for cls, name, kept in parts:
+        loaded[name] = _load(cls, path / name, kept).eval().requires_grad_(requires_grad=False)
+        context.progress(f"{name} loaded")
     text_encoder = loaded["text_encoder"]
     if text_encoder.shared.weight is not text_encoder.encoder.embed_tokens.weight:
         # transformers 5.0-5.22 left the embedding at zeros (huggingface/transformers#43992): output without any prompt.

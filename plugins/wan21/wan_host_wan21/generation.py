@@ -44,7 +44,8 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
                 model.loras.apply(request.loras, context)
         clips = []
         for index in range(request.num_images):
-            steps = Steps(context=context, clip=index, clips=request.num_images)
+            previews = model.previews if model.settings.previews else None
+            steps = Steps(context=context, clip=index, clips=request.num_images, previews=previews)
             seed = request.seed + index
             with context.stage("denoise"):
                 latents = latents_for(chosen, request, model, prompts, seed=seed, steps=steps)

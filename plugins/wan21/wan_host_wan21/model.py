@@ -13,6 +13,7 @@ from wan_host_wan21.embeddings import PromptEmbeddings
 from wan_host_wan21.hub import fetch, parse
 from wan_host_wan21.loras import Loras
 from wan_host_wan21.placement import Placer, empty_cache
+from wan_host_wan21.previews import Previews
 from wan_host_wan21.references import Route
 from wan_host_wan21.settings import Wan21Settings, read_settings
 
@@ -46,6 +47,7 @@ class Wan21:
         self.loras = Loras(components, settings, [Lora(name=name, scale=scale) for name, scale in fixed])
         self.placer = Placer(components, self.device, settings)
         self.embeddings = PromptEmbeddings(components, self.device)
+        self.previews = Previews(components.vae, self.device)
         self.processor = VideoProcessor(vae_scale_factor=components.vae.config.scale_factor_spatial)
         self.pipelines = _pipelines(checkpoint, components)
         for pipeline in self.pipelines.values():
@@ -82,7 +84,7 @@ class Wan21:
         """Give the memory back."""
         import gc
 
-        for name in ("pipelines", "components", "embeddings", "loras", "placer"):
+        for name in ("pipelines", "components", "embeddings", "loras", "placer", "previews"):
             self.__dict__.pop(name, None)
         gc.collect()
         empty_cache(self.device)
@@ -107,11 +109,12 @@ def _pipelines(checkpoint: Checkpoint, components: Components) -> dict[Route, An
     """Return the pipelines of a checkpoint by the route that runs them."""
     from diffusers import WanPipeline, WanVideoToVideoPipeline
 
-    from wan_host_wan21.animate import AnimatePipeline
     from wan_host_wan21.vace import VacePipeline
 
     shared: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": components.vae, "scheduler": None}
     if checkpoint.animates:
+        from wan_host_wan21.animate import AnimatePipeline
+
         images = {"image_encoder": components.image_encoder, "image_processor": components.image_processor}
         return {Route.ANIMATE: AnimatePipeline(transformer=components.transformer, **images, **shared)}
     pipelines = {

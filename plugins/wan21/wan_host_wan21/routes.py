@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wan_host_wan21.latents import normalised_latents
 from wan_host_wan21.references import Plan, Route, control_video, on_canvas
 from wan_host_wan21.sampling import Prompts, Steps, denoise, generated_frames, noise_source
 from wan_host_wan21.solvers import LateStart, scheduler_for, steps_run
@@ -77,8 +78,6 @@ def _from_start(plan: Plan, request: GenerationRequest, model: Wan21, seed: int)
         return {}
     import torch
     from diffusers.utils.torch_utils import randn_tensor
-
-    from wan_host_wan21.vace import normalised_latents
 
     vae, processor = model.components.vae, model.processor
     frames = generated_frames(request.frames)

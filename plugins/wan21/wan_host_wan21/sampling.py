@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from wan_host import GenerationRequest, LaneContext
+    from wan_host_wan21.previews import Previews
 
 _TEMPORAL = 4
 """Frames per latent frame: the VAE packs four, after the first which stands alone."""
@@ -31,11 +32,16 @@ class Steps:
     context: LaneContext
     clip: int
     clips: int
+    previews: Previews | None = None
 
     def done(self, pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         """Serve as ``callback_on_step_end``. A cancel raises from here: ``_interrupt`` would still decode."""
         total = pipeline.num_timesteps
         self.context.step(self.clip * total + step + 1, self.clips * total)
+        if self.previews is not None and self.previews.wanted(step + 1, total):
+            picture = self.previews.picture(pipeline.scheduler)
+            if picture is not None:
+                self.context.preview(picture)
         return tensors
 
 

@@ -80,6 +80,8 @@ class Wan21Settings(BaseSettings):
     """A placement for every job, instead of the fastest one that fits."""
     models: dict[str, CustomModel] = {}
     """More models to offer, by name: JSON in the environment, ``[wan21.models.NAME]`` in the file."""
+    previews: bool = True
+    """Offer about eight small pictures of every unfinished clip."""
     pin_frames: bool = True
     """Make the first and last frame equal to their references; see ``pinning``."""
 

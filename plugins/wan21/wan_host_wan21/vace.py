@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
 
 import torch  # noqa: TID253  # only a lane imports this module
 from diffusers import WanVACEPipeline  # noqa: TID253  # as above
+
+from wan_host_wan21.latents import normalised_latents
 
 _KEPT = 8
 """At 480x832 and 81 frames one entry takes 8 MiB."""
@@ -66,11 +67,3 @@ class VacePipeline(WanVACEPipeline):
     def _encode(self, video: torch.Tensor) -> torch.Tensor:
         """Return normalised latents in the VAE's dtype."""
         return normalised_latents(self.vae, video).to(self.vae.dtype)
-
-
-def normalised_latents(vae: Any, video: torch.Tensor) -> torch.Tensor:
-    """Return what the transformer denoises, float32 (1, z_dim, T, h, w), for a video (1, 3, F, height, width) in -1..1."""
-    shape = (1, vae.config.z_dim, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean, device=video.device, dtype=torch.float32).view(shape)
-    std = 1.0 / torch.tensor(vae.config.latents_std, device=video.device, dtype=torch.float32).view(shape)
-    return (vae.encode(video).latent_dist.mode().float() - mean) * std
