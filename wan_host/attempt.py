@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import stamina
 import structlog
@@ -22,7 +22,7 @@ from wan_host.errors import (
     WanHostError,
 )
 from wan_host.hooks import Hooks
-from wan_host.job import Job, JobPolicy, resolve_job
+from wan_host.job import Job
 from wan_host.metrics import Metrics
 from wan_host.payload import parse_payload
 from wan_host.queue import Claim, JobQueue, Started
@@ -61,79 +61,80 @@ class Attempts:
         """``wake_outbox`` is called whenever a terminal report was written."""
         self._queue, self._stages, self._hooks, self._spool = queue, stages, hooks, spool
         self._metrics, self._settings, self._wake_outbox = metrics, settings, wake_outbox
-        self._policy = JobPolicy(
-            default_model=hooks.registry.default_model(settings.model),
-            max_prompt_characters=settings.max_prompt_characters,
-            frame_processors=frozenset(hooks.plugins_with("process_frames")),
-        )
 
     async def work(self, claim: Claim, run: Run) -> None:
         """Take a claim to its end: published, failed, cancelled, or handed back for another attempt."""
+        await self._to_the_end(claim, run, self._generate)
+
+    async def deliver_spooled(self, claim: Claim, run: Run, spooled: SpooledJob) -> None:
+        """Publish and report what an earlier process had finished."""
+        log.info("job taken up from the spool", job=run.job_id, attempt=spooled.attempt)
+        run.attempt, run.counted = spooled.attempt, claim.attempts
+
+        async def publish(claim: Claim, run: Run) -> None:
+            await self._publish(claim, run, spooled)
+
+        await self._to_the_end(claim, run, publish)
+
+    async def _to_the_end(self, claim: Claim, run: Run, work: Callable[[Claim, Run], Awaitable[None]]) -> None:
+        """Do the work, and tell the queue how it ended. What is spooled stays where only a later start can deliver it."""
         try:
-            started = await self._patiently(lambda: self._queue.start(claim))
-            run.attempt, run.queue_time = started.attempt, max(0.0, started.started_at - claim.queued_at)
-            self._metrics.attempts.inc()
-            self._metrics.queue_wait_seconds.observe(run.queue_time)
-            await self._run(claim, run, started)
+            try:
+                await work(claim, run)
+            except (LeaseLost, QueueUnavailable):
+                raise
+            except Exception as error:  # noqa: BLE001  # whatever it was, the job must end
+                await self._conclude(claim, run, error)
         except LeaseLost as error:
             self._metrics.lease_lost.inc()
             self._count(run, "lease_lost")
             log.warning("job lost to another worker", job=run.job_id, attempt=run.attempt, stage=run.stage, error=str(error))
         except QueueUnavailable as error:
             log.error("queue gone, job is left as it is", job=run.job_id, attempt=run.attempt, stage=run.stage, error=str(error))
-            return  # what is spooled stays: the next start of a worker delivers it
+            return
         except asyncio.CancelledError:
-            await asyncio.shield(self._hand_back(claim, run))
+            if run.stage != "publish":
+                await asyncio.shield(self._hand_back(claim, run))
             raise
         self._spool.remove(run.workdir)
 
-    async def deliver_spooled(self, claim: Claim, run: Run, spooled: SpooledJob) -> None:
-        """Publish and report what an earlier process had finished."""
-        try:
-            run.attempt = spooled.attempt
-            log.info("job taken up from the spool", job=run.job_id, attempt=run.attempt)
-            await self._publish(claim, run, spooled)
-            self._spool.remove(spooled.folder)
-        except (LeaseLost, WanHostError) as error:
-            log.warning("spooled job could not be delivered", job=run.job_id, error=str(error))
+    async def _conclude(self, claim: Claim, run: Run, error: Exception) -> None:
+        if not isinstance(error, WanHostError):
+            log.error("internal error", job=run.job_id, stage=run.stage, exc_info=error)
+            error = WanHostError(f"internal error in stage {run.stage}: {type(error).__name__}: {error}")
+        if isinstance(error, RetryableError) and run.counted < self._settings.max_attempts:
+            delay = _RETRY_DELAYS[min(max(run.counted, 1), len(_RETRY_DELAYS)) - 1]
+            await self._release(claim, run, error, delay=delay)
+        else:
+            await self._finish_failed(claim, run, error)
 
-    async def _run(self, claim: Claim, run: Run, started: Started) -> None:
-        try:
-            if started.counted > self._settings.max_attempts:
-                raise AttemptsExhausted(
-                    f"all {self._settings.max_attempts} attempts were lost: the worker or its lane died each time"
-                )
-            job = run.job = self._resolve(claim, run, now=started.started_at)
-            self._tell_processing(run, started)
-            product = await self._stages.produce(run, job)
-            report = completed_report(run, self._settings.worker_id, product.media, product.outcome)
-            run.enter("spool")
-            spooled = SpooledJob(
-                job_id=job.id,
-                user_id=job.user_id,
-                token=claim.token,
-                attempt=run.attempt,
-                folder=run.workdir,
-                files=product.files,
-                report=report,
+    async def _generate(self, claim: Claim, run: Run) -> None:
+        started = await self._patiently(lambda: self._queue.start(claim))
+        run.attempt, run.counted = started.attempt, started.counted
+        run.queue_time = max(0.0, started.started_at - claim.queued_at)
+        self._metrics.attempts.inc()
+        self._metrics.queue_wait_seconds.observe(run.queue_time)
+        if started.counted > self._settings.max_attempts:
+            raise AttemptsExhausted(
+                f"all {self._settings.max_attempts} attempts were lost: the worker or its lane died each time"
             )
-            await asyncio.to_thread(self._spool.write, spooled)
-            await self._publish(claim, run, spooled)
-        except (LeaseLost, QueueUnavailable):
-            raise
-        except JobCancelled as error:
-            await self._finish_failed(claim, run, error, status="cancelled")
-        except RetryableError as error:
-            if started.counted < self._settings.max_attempts:
-                await self._release(claim, run, error, delay=_RETRY_DELAYS[min(started.counted, len(_RETRY_DELAYS)) - 1])
-            else:
-                await self._finish_failed(claim, run, error, status="failed")
-        except WanHostError as error:
-            await self._finish_failed(claim, run, error, status="failed")
-        except Exception as error:
-            log.exception("internal error", job=run.job_id, stage=run.stage)
-            internal = WanHostError(f"internal error in stage {run.stage}: {type(error).__name__}: {error}")
-            await self._finish_failed(claim, run, internal, status="failed")
+        job = run.job = self._resolve(claim, run, now=started.started_at)
+        run.user_id = job.user_id
+        self._tell_processing(run, job, started)
+        product = await self._stages.produce(run, job)
+        report = completed_report(run, self._settings.worker_id, product.media, product.outcome)
+        run.enter("spool")
+        spooled = SpooledJob(
+            job_id=job.id,
+            user_id=job.user_id,
+            token=claim.token,
+            attempt=run.attempt,
+            folder=run.workdir,
+            files=product.files,
+            report=report,
+        )
+        await asyncio.to_thread(self._spool.write, spooled)
+        await self._publish(claim, run, spooled)
 
     def _resolve(self, claim: Claim, run: Run, *, now: float) -> Job:
         """Decide what the payload means; ``now`` is the queue server's time."""
@@ -142,7 +143,7 @@ class Attempts:
         payload = parse_payload(claim.payload)
         if claim.seed is None:
             raise InvalidJob("seed", None, "it must be a whole number")
-        job = resolve_job(payload, models=self._hooks.models(), policy=self._policy, seed=claim.seed)
+        job = self._stages.resolve(payload, seed=claim.seed)
         for note in job.notes:
             log.info("payload value ignored", job=job.id, note=note)
         if job.expires_at is not None:
@@ -153,17 +154,11 @@ class Attempts:
             raise JobCancelled(f"job {job.id} was cancelled before it started")
         return job
 
-    def _tell_processing(self, run: Run, started: Started) -> None:
+    def _tell_processing(self, run: Run, job: Job, started: Started) -> None:
         """Send the report that work has started; it tells progress only, so it is tried once and never waited for."""
         payload = {**processing_report(run, self._settings.worker_id), "sequence": started.sequence}
         report = Report(job_id=run.job_id, attempt=run.attempt, status="processing", sequence=started.sequence, payload=payload)
-        log.info(
-            "job started",
-            job=run.job_id,
-            attempt=run.attempt,
-            type=run.job.type if run.job else "",
-            queued=round(run.queue_time, 3),
-        )
+        log.info("job started", job=run.job_id, attempt=run.attempt, type=job.type, queued=round(run.queue_time, 3))
 
         async def send() -> None:
             answer = await delivery.deliver(self._hooks, report, timeout=self._settings.callback_timeout)
@@ -183,22 +178,18 @@ class Attempts:
         self._count(run, "completed")
         log.info("job published", job=run.job_id, attempt=run.attempt, seconds=round(run.elapsed(), 3), files=len(urls))
 
-    async def _finish_failed(self, claim: Claim, run: Run, error: WanHostError, *, status: str) -> None:
+    async def _finish_failed(self, claim: Claim, run: Run, error: WanHostError) -> None:
         report = failed_report(run, self._settings.worker_id, error)
         told = {"error_type": error.error_type, "message": str(error), "stage": run.stage}
-        letter = error.error_type if status == "failed" else None
+        outcome: Literal["cancelled", "failed"] = "cancelled" if isinstance(error, JobCancelled) else "failed"
+        letter = error.error_type if outcome == "failed" else None
         await self._settle_progress(run)
-        await self._patiently(
-            lambda: self._queue.finish(
-                claim, status="cancelled" if letter is None else "failed", report=report, error=told, dead_letter=letter
-            )
-        )
+        await self._patiently(lambda: self._queue.finish(claim, status=outcome, report=report, error=told, dead_letter=letter))
         self._wake_outbox()
-        self._count(run, status)
+        self._count(run, outcome)
         if letter is not None:
             self._metrics.dead_letters.labels(letter).inc()
-        told = {"outcome": status, "error_type": error.error_type, "error": str(error)}
-        log.warning("job ended without a result", job=run.job_id, attempt=run.attempt, stage=run.stage, **told)
+        log.warning("job ended without a result", job=run.job_id, attempt=run.attempt, outcome=outcome, **told)
 
     async def _release(self, claim: Claim, run: Run, error: RetryableError, *, delay: float) -> None:
         told = {"error_type": error.error_type, "message": str(error), "stage": run.stage}

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from wan_host.errors import SettingsError
+from wan_host.errors import JobCancelled, SettingsError
 from wan_host.hooks import Hooks
 from wan_host.lanes.devices import Device
 from wan_host.lanes.limits import LaneLimits
@@ -98,9 +98,8 @@ class LanePool:
     async def generate(self, run: Run, model: ModelInfo, request: GenerationRequest) -> LaneResult:
         """Generate in the first lane that is free, one that holds the model already if there is a choice."""
         run.enter("waiting")
-        async with self._lane(model.name) as lane:
+        async with self._lane(run, model.name) as lane:
             self._runs[run.job_id] = run
-            run.context().check()
             try:
                 result = await lane.generate(model.name, request, deadline=run.deadline)
             finally:
@@ -119,15 +118,20 @@ class LanePool:
         )
         return result.enhancement
 
-    def cancel(self, job_id: str) -> None:
-        """Cancel a job in whichever lane it is."""
+    async def cancel(self, run: Run) -> None:
+        """Cancel a run wherever it is: waiting for a lane, in one, or in the host's own stages."""
+        run.cancel()
         for lane in self.lanes:
-            lane.cancel(job_id)
+            lane.cancel(run.job_id)
+        async with self._free:
+            self._free.notify_all()
 
     @asynccontextmanager
-    async def _lane(self, model: str) -> AsyncIterator[Lane]:
+    async def _lane(self, run: Run, model: str) -> AsyncIterator[Lane]:
         async with self._free:
-            await self._free.wait_for(lambda: len(self._taken) < len(self._generate))
+            await self._free.wait_for(lambda: run.cancelled or len(self._taken) < len(self._generate))
+            if run.cancelled:
+                raise JobCancelled(f"job {run.job_id} was cancelled")
             free = [lane for lane in self._generate if lane.state.name not in self._taken]
             chosen = min(free, key=lambda lane: (lane.state.status == "failed", model not in lane.state.loaded))
             self._taken.add(chosen.state.name)

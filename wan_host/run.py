@@ -18,7 +18,10 @@ _AFTER_LANE = frozenset({"encode", "postprocess", "spool", "publish", "report"})
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """One attempt. ``token`` is the fencing token of its lease (0 without a queue); times are of ``time.monotonic``."""
+    """One attempt. ``attempt`` numbers it over the job's whole life, ``counted`` since the job was last pushed.
+
+    ``token`` is the fencing token of its lease (0 without a queue); times are of ``time.monotonic``.
+    """
 
     job_id: str
     user_id: str
@@ -26,6 +29,7 @@ class Run:
     attempt: int
     deadline: float
     workdir: Path
+    counted: int = 0
     queue_time: float = 0.0
     job: Job | None = None
     started: float = field(default_factory=time.monotonic)
@@ -40,9 +44,14 @@ class Run:
     _first_step: tuple[float, int] | None = None
     _contexts: list[StageContext] = field(default_factory=list)
 
-    def context(self, timeout: float | None = None) -> StageContext:
-        """Return a context for one piece of blocking work, bounded by the job's deadline and ``timeout`` seconds."""
-        deadline = self.deadline if timeout is None else min(self.deadline, time.monotonic() + timeout)
+    def context(self, timeout: float, *, past_deadline: bool = False) -> StageContext:
+        """Return a context for one piece of blocking work: ``timeout`` seconds, within the job's deadline.
+
+        ``past_deadline``: the job's deadline does not count, because its work is done and only has to be delivered.
+        """
+        deadline = time.monotonic() + timeout
+        if not past_deadline:
+            deadline = min(deadline, self.deadline)
         context = StageContext(job_id=self.job_id, user_id=self.user_id, workdir=self.workdir, deadline=deadline)
         if self.cancelled:
             context.cancel()

@@ -81,6 +81,7 @@ class Settings(BaseSettings):
 
     max_prompt_characters: int = Field(default=4000, ge=1)
     job_deadline: float = Field(default=3600, gt=0)
+    stage_timeout: float = Field(default=600, gt=0)
     load_timeout: float = Field(default=900, gt=0)
     step_timeout: float = Field(default=300, gt=0)
     cancel_grace: float = Field(default=30, gt=0)
@@ -90,6 +91,7 @@ class Settings(BaseSettings):
     reference_max_pixels: int = Field(default=50_000_000, gt=0)
     reference_hosts: Names = ()
     publish_timeout: float = Field(default=600, gt=0)
+    publish_hours: float = Field(default=12, gt=0)
     min_free_bytes: int = Field(default=500_000_000, ge=0)
     log_prompts: bool = False
     log_format: Literal["text", "json"] = "text"

@@ -28,9 +28,10 @@ from wan_host.errors import (
     WanHostError,
 )
 from wan_host.hooks import Hooks
-from wan_host.job import Job
+from wan_host.job import Job, JobPolicy, resolve_job
 from wan_host.lane_pool import LanePool
 from wan_host.media import DerivedFile, Media, OutputFile
+from wan_host.payload import Payload
 from wan_host.reporting import Outcome
 from wan_host.request import Clip, Enhancement, EnhanceRequest, GenerationRequest
 from wan_host.run import Run
@@ -39,6 +40,7 @@ from wan_host.settings import Settings
 T = TypeVar("T")
 _CONTENT_TYPES = {"mp4": "video/mp4", "png": "image/png"}
 _HOST_THREADS = 16
+_LONGEST_PUBLISH_PAUSE = 10.0
 _GRACE_AFTER_DEADLINE = 5.0
 """Seconds that a hook has to notice its deadline before the host turns away from it."""
 log = structlog.get_logger("wan_host.stages")
@@ -71,6 +73,15 @@ class Stages:
         """Stop taking work; threads that hang are left behind."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def resolve(self, payload: Payload, *, seed: int) -> Job:
+        """Decide what a payload means with these plugins and settings; ``seed`` is used where it brings none of its own."""
+        policy = JobPolicy(
+            default_model=self._hooks.registry.default_model(self._settings.model),
+            max_prompt_characters=self._settings.max_prompt_characters,
+            frame_processors=frozenset(self._hooks.plugins_with("process_frames")),
+        )
+        return resolve_job(payload, models=self._hooks.models(), policy=policy, seed=seed)
+
     async def produce(self, run: Run, job: Job) -> Product:
         """Take a run from its references to its files. Raises WanHostError."""
         request = dataclasses.replace(await self._fetch(run, job), attempt=run.attempt)
@@ -97,9 +108,11 @@ class Stages:
             urls = [await self._publish_one(run, file) for file in files]
         return {(file.asset_index, file.role): url for file, url in zip(files, urls, strict=True)}
 
-    async def blocking(self, run: Run, work: Callable[[StageContext], T], timeout: float | None = None) -> T:
-        """Run blocking work in a thread, bounded by the job's deadline and ``timeout`` seconds."""
-        context = run.context(timeout)
+    async def _blocking(
+        self, run: Run, work: Callable[[StageContext], T], *, timeout: float | None = None, past_deadline: bool = False
+    ) -> T:
+        """Run blocking work in a thread, for ``timeout`` seconds (the setting's) and within the job's deadline."""
+        context = run.context(timeout or self._settings.stage_timeout, past_deadline=past_deadline)
         context.check()
         future = asyncio.get_running_loop().run_in_executor(self._threads, work, context)
         try:
@@ -116,7 +129,7 @@ class Stages:
         if not job.references and not job.subjects:
             return job.request
         with run.timed("fetch"):
-            loaded = await self.blocking(
+            loaded = await self._blocking(
                 run,
                 lambda context: references.load_references(
                     job.references,
@@ -159,11 +172,11 @@ class Stages:
                 for index, clip in enumerate(clips)
             ]
 
-        return await self.blocking(run, encode)
+        return await self._blocking(run, encode)
 
     async def _postprocess(self, run: Run, media: Media) -> list[DerivedFile]:
         try:
-            return await self.blocking(run, lambda context: self._hooks.postprocess(media, context))
+            return await self._blocking(run, lambda context: self._hooks.postprocess(media, context))
         except WanHostError:
             raise
         except Exception as error:
@@ -172,7 +185,11 @@ class Stages:
     async def _publish_one(self, run: Run, file: OutputFile) -> str:
         """Publish one file, again and again for the time that the setting allows. The work is done: it is worth the wait."""
         attempts = stamina.retry_context(
-            on=PublishFailed, attempts=None, timeout=self._settings.publish_timeout, wait_initial=0.2, wait_max=30
+            on=PublishFailed,
+            attempts=None,
+            timeout=self._settings.publish_hours * 3600,
+            wait_initial=0.2,
+            wait_max=_LONGEST_PUBLISH_PAUSE,
         )
         async for attempt in attempts:
             with attempt:
@@ -181,10 +198,18 @@ class Stages:
 
     async def _publish_once(self, run: Run, file: OutputFile) -> str:
         publisher = self._settings.publisher
+        run.progressed()
         try:
-            published = await self.blocking(run, lambda context: self._hooks.publish(publisher, file, context))
+            published = await self._blocking(
+                run,
+                lambda context: self._hooks.publish(publisher, file, context),
+                timeout=self._settings.publish_timeout,
+                past_deadline=True,
+            )
         except (PublishRefused, PublishFailed):
             raise
+        except DeadlineExceeded as error:
+            raise PublishFailed(f"publisher {publisher}: {file.key} took longer than WAN_HOST_PUBLISH_TIMEOUT") from error
         except WanHostError as error:
             if not isinstance(error, RetryableError):
                 raise

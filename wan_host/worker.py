@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ _IDLE_WAIT = 5.0
 _BUSY_WAIT = 0.25
 _BACKLOG_PER_LANE = 4
 """Runs that may be encoding or publishing beside each lane's own before the worker stops claiming."""
-_QUEUE_SILENCE = 10.0
+_PROGRESS_SECONDS = 1.0
 _DISK_CHECK_SECONDS = 2.0
 log = structlog.get_logger("wan_host.worker")
 
@@ -188,7 +188,7 @@ class Worker:
             outbox.set_clock(poll.server_time)
             if poll.due_reports:
                 outbox.wake()
-            self._cancel(poll.cancelled)
+            await self._cancel(poll.cancelled)
             for claim in poll.claims:
                 self._begin(claim, attempts, spool)
             if poll.claims:
@@ -249,18 +249,19 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a run ended with an unexpected error", job=job_id, exc_info=error)
 
-    def _cancel(self, job_ids: frozenset[str]) -> None:
+    async def _cancel(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
             held = self._held.get(job_id)
             if held is not None and not held.run.cancelled:
                 log.info("job is being cancelled", job=job_id, stage=held.run.stage)
-                held.run.cancel()
-                self.pool.cancel(job_id)
+                await self.pool.cancel(held.run)
 
     async def _renew_loop(self, queue: JobQueue) -> None:
-        """Renew every lease at a third of its length, while its run moves."""
+        """Renew every lease at a third of its length, while its run moves; more often where that costs nothing, for progress."""
+        longest = queue.lease_seconds / 3
+        pause = longest if queue.backend == "upstash" else min(longest, _PROGRESS_SECONDS)
         while True:
-            await asyncio.sleep(queue.lease_seconds / 3)
+            await asyncio.sleep(pause)
             held = [item for item in self._held.values() if self._moves(item.run)]
             if not held:
                 continue
@@ -272,21 +273,18 @@ class Worker:
                 self._note_queue(error=str(error))
                 continue
             self._note_queue()
-            self._cancel(frozenset(job_id for job_id, state in standing.items() if state == "cancelled"))
-            for job_id in (job_id for job_id, state in standing.items() if state == "lost"):
-                self._drop(job_id)
+            lost = [job_id for job_id, state in standing.items() if state == "lost"]
+            if lost:
+                log.warning("leases lost, their runs are stopped", jobs=lost)
+            await self._cancel([*lost, *(job_id for job_id, state in standing.items() if state == "cancelled")])
 
     def _moves(self, run: Run) -> bool:
-        """Tell whether a run is within its deadline; the lane's own watchdog ends one that stands still."""
-        return time.monotonic() < run.deadline + self.settings.cancel_grace
-
-    def _drop(self, job_id: str) -> None:
-        held = self._held.get(job_id)
-        if held is not None and held.task is not None:
-            log.warning("lease lost, the run is stopped", job=job_id, stage=held.run.stage)
-            self.metrics.lease_lost.inc()
-            held.run.cancel()
-            self.pool.cancel(job_id)
+        """Tell whether a run makes progress; one that stands still longer than any stage may loses its lease."""
+        if run.stage == "waiting":
+            return True
+        settings = self.settings
+        longest = max(settings.stage_timeout, settings.load_timeout, settings.step_timeout, settings.publish_timeout)
+        return time.monotonic() - run.last_progress < longest + settings.cancel_grace
 
     async def _settle(self) -> None:
         """Let runs end within the grace time, then hand back what is left."""

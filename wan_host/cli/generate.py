@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import secrets
 import shutil
 import tempfile
 import time
@@ -15,7 +16,7 @@ import click
 
 if TYPE_CHECKING:
     from wan_host.hooks import Hooks
-    from wan_host.job import Job
+    from wan_host.payload import Payload
     from wan_host.settings import Settings
 
 _REFERENCES = ("image", "first_frame", "last_frame")
@@ -48,7 +49,6 @@ def generate(prompt: str, output: Path, job_type: str, negative_prompt: str | No
     """Generate from PROMPT into a folder: 0.mp4 (or 0.png), 0.thumb.webp and report.json."""
     from wan_host.cli.setup import prepare_hooks, prepare_settings
     from wan_host.errors import UnknownModel
-    from wan_host.job import JobPolicy, resolve_job
     from wan_host.payload import parse_payload
 
     settings = prepare_settings({"devices": devices}, log_level="warning")
@@ -62,15 +62,10 @@ def generate(prompt: str, output: Path, job_type: str, negative_prompt: str | No
     }
     if negative_prompt is not None:
         payload["negative_prompt"] = negative_prompt
-    policy = JobPolicy(
-        default_model=hooks.registry.default_model(settings.model),
-        max_prompt_characters=settings.max_prompt_characters,
-        frame_processors=frozenset(hooks.plugins_with("process_frames")),
-    )
     if not hooks.models() and settings.model is None:
         raise UnknownModel(no_model_hint())
-    job = resolve_job(parse_payload(json.dumps(payload)), models=hooks.models(), policy=policy, seed=draw_seed())
-    for path in asyncio.run(_generate(job, settings=settings, hooks=hooks, output=output)):
+    checked = parse_payload(json.dumps(payload))
+    for path in asyncio.run(_generate(checked, settings=settings, hooks=hooks, output=output)):
         click.echo(path)
 
 
@@ -80,13 +75,6 @@ def no_model_hint() -> str:
         "no model is installed; `pip install wan-host-tiny-wan` brings a small one that runs anywhere, "
         "`pip install wan-host-wan21` runs Wan 2.1 checkpoints"
     )
-
-
-def draw_seed() -> int:
-    """Draw a seed of 32 bits, as the queue does at intake."""
-    import secrets
-
-    return secrets.randbits(32)
 
 
 def _as_uri(value: str) -> str:
@@ -99,7 +87,7 @@ def _as_uri(value: str) -> str:
     return f"data:application/octet-stream;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-async def _generate(job: Job, *, settings: Settings, hooks: Hooks, output: Path) -> list[Path]:
+async def _generate(payload: Payload, *, settings: Settings, hooks: Hooks, output: Path) -> list[Path]:
     from wan_host.cli.progress import ProgressBar
     from wan_host.lane_pool import LanePool
     from wan_host.lanes.devices import list_devices
@@ -112,6 +100,7 @@ async def _generate(job: Job, *, settings: Settings, hooks: Hooks, output: Path)
     device = list_devices().choose(settings.devices)[:1]
     pool = LanePool(devices=device, hooks=hooks, settings=settings, metrics=Metrics())
     stages = Stages(hooks=hooks, pool=pool, settings=settings)
+    job = stages.resolve(payload, seed=secrets.randbits(32))
     with tempfile.TemporaryDirectory(prefix="wan-host-") as folder, ProgressBar() as bar:
         run = Run(
             job_id=job.id,
