@@ -1,0 +1,70 @@
+"""Blocking work of strangers, in threads that hold nothing up when they hang: neither other work nor the end of the process.
+
+The threads of ``asyncio.to_thread`` are few, shared, and waited for when the process ends; one plugin that never returns would
+take them from everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Crowded(Exception):
+    """So much work of this name has not ended yet that no more is started."""
+
+
+class StrangerThreads:
+    """Starts a daemon thread per piece of work, at most ``limit`` of one name at a time."""
+
+    def __init__(self, limit: int) -> None:
+        """``limit`` counts the threads that were given up, too: they still hang."""
+        self._limit = limit
+        self._running: Counter[str] = Counter()
+
+    async def run(self, name: str, work: Callable[[], T]) -> T:
+        """Return what ``work`` returns, or raise what it raises. Raises Crowded.
+
+        A caller that stops waiting leaves the thread to itself; what becomes of it then is dropped.
+        """
+        if self._running[name] >= self._limit:
+            raise Crowded(f"{name} has {self._limit} calls that have not ended")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        context = contextvars.copy_context()
+
+        def settle(result: T | None, error: BaseException | None) -> None:
+            self._running[name] -= 1
+            if future.cancelled():
+                return
+            if error is None:
+                future.set_result(result)  # type: ignore[arg-type]  # a T where there is no error
+            else:
+                future.set_exception(error)
+
+        def target() -> None:
+            result: T | None = None
+            error: BaseException | None = None
+            try:
+                result = context.run(work)
+            except StopIteration as problem:  # no future takes one
+                error = RuntimeError(f"{name} raised StopIteration")
+                error.__cause__ = problem
+            except SystemExit as problem:  # it would end the event loop
+                error = RuntimeError(f"{name} raised SystemExit")
+                error.__cause__ = problem
+            except BaseException as problem:  # noqa: BLE001  # it belongs to whoever waits
+                error = problem
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, result, error)
+
+        self._running[name] += 1
+        threading.Thread(target=target, name=f"wan-host {name}", daemon=True).start()
+        return await future
