@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PLUGINS := wan21 tiny_wan thumbnail
+PLUGINS := wan21 tiny_wan thumbnail supabase
 PROJECTS := pyproject.toml $(PLUGINS:%=plugins/%/pyproject.toml)
 INSTALLED := $(VENV)/.installed
 
