@@ -21,7 +21,8 @@ def clean(monkeypatch, tmp_path):
     """No setting of the machine reaches a test, and none of a test reaches another."""
     for name in (*VARIABLES, "WAN_HOST_BUCKET", "WAN_HOST_SUPABASE_TIMEOUT", "http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WAN_HOST_CONFIG", str(tmp_path / "absent.toml"))
+    (tmp_path / "empty.toml").touch()
+    monkeypatch.setenv("WAN_HOST_CONFIG", str(tmp_path / "empty.toml"))
     read_settings.cache_clear()
     yield
     read_settings.cache_clear()

@@ -33,6 +33,7 @@ FORGED_KEY = "header.service.forged"
 CUT_OFF_KEY = "header.servi"
 CALLBACK_SECRET = "callback-secret"
 PIECE = 6 * 1024 * 1024
+INTERNAL_ADDRESS = "http://storage.internal:5000/upload/resumable/"
 
 _KEY = re.compile(r"(\w|/|!|-|\.|\*|'|\(|\)| |&|\$|@|=|;|:|\+|,|\?)+", re.ASCII)
 _HOLD_SECONDS = 20.0
@@ -423,7 +424,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(plain(415, f"mime type {metadata.get('contentType')} is not supported"))
         identity = base64.urlsafe_b64encode(f"{name}/{key}/{uuid.uuid4()}".encode()).decode().rstrip("=")
         self.project.uploads[identity] = Upload(name, key, length, metadata)
-        headers = {"Location": f"http://storage.internal:5000/upload/resumable/{identity}", "Tus-Resumable": "1.0.0"}
+        headers = {"Location": f"{INTERNAL_ADDRESS}{identity}" if INTERNAL_ADDRESS else "", "Tus-Resumable": "1.0.0"}
         return Answer(201, headers=headers)
 
     def upload(self, identity):

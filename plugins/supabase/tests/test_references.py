@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import posixpath
 import threading
 import time
+from urllib.parse import unquote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from wan_host_supabase import patience
-from wan_host_supabase.references import fetch
+from wan_host_supabase.references import fetch, own_path
 
 from plugins.supabase.tests.stand_in import EXPIRED_KEY, FORGED_KEY, Stored
 from wan_host import JobCancelled, ReferenceRejected, ReferenceUnreachable
@@ -83,6 +88,17 @@ def test_another_users_file_is_refused_however_its_path_is_spelled(project, uri,
     with pytest.raises(ReferenceRejected):
         fetch(uri, context, settings())
     assert not project.asked
+
+
+PARTS = ["workspace-temp", "user-library", "u1", "u2", "a.png", "..", ".", "", " ", "%2e%2e", "%2f", "\\", "..;", "u1?", "\u2044"]
+
+
+@given(parts=st.lists(st.sampled_from(PARTS), min_size=1, max_size=7), slash=st.sampled_from(["/", "//", "%2f", "\\"]))
+def test_no_spelling_of_a_path_leads_out_of_the_users_folder(parts, slash):
+    with contextlib.suppress(ReferenceRejected):
+        path = own_path(slash.join(parts), "u1", {"workspace-temp", "user-library"})
+        assert posixpath.normpath(unquote(path)) == path
+        assert path.startswith(("workspace-temp/u1/", "user-library/u1/"))
 
 
 def test_a_refusal_says_what_the_user_may_read(context, settings):

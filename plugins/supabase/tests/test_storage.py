@@ -9,6 +9,7 @@ import pytest
 from wan_host_supabase import patience
 from wan_host_supabase.storage import AT_ONCE_BYTES, Store
 
+from plugins.supabase.tests import stand_in
 from plugins.supabase.tests.stand_in import (
     ANONYMOUS_KEY,
     CUT_OFF_KEY,
@@ -117,10 +118,11 @@ def test_a_file_that_arrived_short_is_sent_again(project, file, publish):
     assert project.count("POST", OBJECT) == 2
 
 
-def test_a_store_that_never_has_the_size_that_was_sent_is_not_believed(project, file, publish):
+@pytest.mark.parametrize("size", [1000, LARGE])
+def test_a_store_that_never_has_the_size_that_was_sent_is_not_believed(project, file, publish, size):
     project.fail("GET", INFO, "short", 400, times=100)
-    with pytest.raises(PublishFailed, match="has 400 bytes after 1000 bytes were sent"):
-        publish(file(1000))
+    with pytest.raises(PublishFailed, match=f"has 400 bytes after {size} bytes were sent"):
+        publish(file(size))
 
 
 @pytest.mark.parametrize(
@@ -225,6 +227,12 @@ def test_a_store_that_is_down_is_a_fault_that_may_pass(project, publish, file, s
 def test_a_store_that_cannot_be_reached_is_a_fault_that_may_pass(file, publish):
     with pytest.raises(PublishFailed, match="cannot be reached"):
         publish(file(10), supabase_url="http://127.0.0.1:9")
+
+
+def test_an_address_that_the_store_does_not_give_is_a_fault_that_may_pass(project, file, publish, monkeypatch):
+    monkeypatch.setattr(stand_in, "INTERNAL_ADDRESS", "")
+    with pytest.raises(PublishFailed, match="201 without an address"):
+        publish(file(LARGE))
 
 
 def test_a_file_that_shrank_on_disk_is_not_sent(project, publish, file):

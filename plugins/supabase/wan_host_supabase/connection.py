@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 USER_AGENT = f"wan-host-supabase/{wan_host.__version__}"
 _POLL = 0.1
-_CONNECT_SECONDS = 10.0
+_CONNECT_SECONDS = 5.0
 _OPENED = frozenset({"connection.connect_tcp.complete", "connection.start_tls.complete"})
 
 

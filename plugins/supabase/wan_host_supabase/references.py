@@ -38,7 +38,7 @@ def fetch(uri: str, context: HookContext, settings: SupabaseSettings) -> bytes |
     buckets = {*settings.supabase_reference_buckets, settings.bucket}
     if not _claimed(uri, buckets):
         return None
-    path = _own_path(uri, context.user_id, buckets)
+    path = own_path(uri, context.user_id, buckets)
     if settings.missing:
         raise ReferenceRejected(f"{_shown(uri)} can only be read with {settings.missing} set")
 
@@ -74,7 +74,8 @@ def _claimed(uri: str, buckets: set[str]) -> bool:
     return next((part for part in spelled.split("/") if part.strip(". ")), "").strip() in buckets
 
 
-def _own_path(uri: str, user_id: str, buckets: set[str]) -> str:
+def own_path(uri: str, user_id: str, buckets: set[str]) -> str:
+    """Return ``uri`` where it names a file of the user's own. Raises ReferenceRejected for anything else."""
     if not is_key(uri):
         raise ReferenceRejected(f"{_shown(uri)} is no storage path; allowed are {ALLOWED}")
     bucket, _, key = uri.partition("/")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
 import threading
 from functools import cache
 from typing import TYPE_CHECKING
@@ -64,7 +63,6 @@ class JobCallback:
     def _connected(self) -> httpx.Client:
         with self._lock:
             if self._client is None:
-                logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it writes a line per request
                 self._client = httpx.Client(headers={"User-Agent": USER_AGENT}, verify=trust())
             return self._client
 

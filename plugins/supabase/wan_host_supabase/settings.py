@@ -48,7 +48,7 @@ class SupabaseSettings(BaseSettings):
     """Buckets that references are read from, beside the one that is published to."""
     supabase_cache_seconds: int = Field(default=3600, ge=0)
     """How long browsers and the CDN may keep a published file."""
-    supabase_timeout: float = Field(default=20, gt=0, le=600)
+    supabase_timeout: float = Field(default=30, gt=0, le=600)
     """How long the store may stand still within one request."""
     supabase_tries: int = Field(default=4, ge=1, le=20)
     """Faults in a row, without progress between them, until the host is told."""

@@ -99,7 +99,8 @@ class _Upload:
 
     def run(self) -> Stored:
         """Send until the storage confirms the size."""
-        return self._patience.persist(self._send_and_confirm)
+        # Counted apart from the pieces of an upload: their progress says nothing about what the whole comes to.
+        return Patience.like(self._patience).persist(self._send_and_confirm)
 
     def _send_and_confirm(self) -> Stored:
         if self._resumable:

@@ -7,6 +7,7 @@ adds: ``x-upsert`` on every request, pieces of 6 MB, uploads that expire a fixed
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from wan_host_supabase.patience import Patience
 PIECE_BYTES = 6 * 1024 * 1024
 """The only size of pieces that the service takes."""
 _VERSION = "1.0.0"
+_NAME = re.compile(r"[A-Za-z0-9._~%+=-]+")
 _GONE = frozenset({404, 410})
 _CONFLICT = 409
 
@@ -140,8 +142,8 @@ class ResumableUpload:
         )
         # The service may stand behind gateways and name itself by an address of its own. Only the last part is taken from it,
         # so that the key never goes to another host.
-        name = httpx.URL(response.headers.get("location", "")).raw_path.decode().partition("?")[0].rpartition("/")[2]
-        if response.status_code != httpx.codes.CREATED or not name:
+        name = response.headers.get("location", "").partition("?")[0].rpartition("/")[2]
+        if response.status_code != httpx.codes.CREATED or not _NAME.fullmatch(name):
             raise Passing(f"the storage answered {response.status_code} without an address for the upload")
         return f"{self._endpoint}/{name}"
 
