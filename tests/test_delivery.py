@@ -258,7 +258,7 @@ async def test_a_retry_wakes_the_outbox_when_it_is_due(monkeypatch):
             self.due.append(pending(tries=1))
 
     queue = Repeating(pending())
-    made = outbox(queue, plugin(deliver_report=lambda: answers.pop()))
+    made = outbox(queue, plugin(deliver_report=lambda: answers.pop()))  # noqa: PLW0108  # hookimpl marks no built-in
     made.wake()
     await running(made, queue, lambda: len(queue.told) == 2)
     assert [told[0] for told in queue.told] == ["retry", "accepted"]

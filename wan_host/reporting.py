@@ -11,11 +11,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from wan_host.errors import WanHostError
 from wan_host.job import Job
 from wan_host.media import Media
 from wan_host.model import ReferenceMode
 from wan_host.run import Run
+
+_TEXT_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +53,10 @@ def completed_report(run: Run, worker_id: str, media: Sequence[Media], outcome: 
         "stage_seconds": {stage: _seconds(value) for stage, value in run.seconds.items()},
     }
     if outcome.enhanced_prompt is not None:
-        metadata["enhanced_prompt"] = outcome.enhanced_prompt
+        metadata["enhanced_prompt"] = outcome.enhanced_prompt.encode("utf-8", "replace").decode()
     if outcome.enhancement_note:
-        metadata["enhancement_note"] = outcome.enhancement_note
-    metadata |= {key: value for key, value in outcome.generated.items() if key not in metadata}
+        metadata["enhancement_note"] = _text(outcome.enhancement_note)
+    metadata |= {key: value for key, value in _scalars(outcome.generated).items() if key not in metadata}
     report = _report(run, worker_id, "completed", metadata=metadata)
     report["assets"] = [_asset(job, item) for item in media]
     return report
@@ -61,7 +65,7 @@ def completed_report(run: Run, worker_id: str, media: Sequence[Media], outcome: 
 def failed_report(run: Run, worker_id: str, error: WanHostError) -> dict[str, Any]:
     """Say why nothing was made."""
     report = _report(run, worker_id, "failed", metadata=_job_metadata(run.job) | {"error_type": error.error_type})
-    report["error_message"] = str(error)
+    report["error_message"] = _text(str(error))
     return report
 
 
@@ -152,6 +156,23 @@ def _pipeline(job: Job) -> str:
     if job.request.reference_mode is not ReferenceMode.NONE or job.subjects:
         return "img2img"
     return "txt2img" if job.request.media == "image" else "txt2vid"
+
+
+def _scalars(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep of a plugin's remarks what JSON can hold: texts, truth values, finite numbers."""
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        plain = value.item() if isinstance(value, np.generic) else value
+        if isinstance(plain, str):
+            kept[str(key)] = _text(plain)
+        elif isinstance(plain, int) or (isinstance(plain, float) and math.isfinite(plain)):
+            kept[str(key)] = plain
+    return kept
+
+
+def _text(text: str) -> str:
+    """Cut a text of a stranger's to what a person reads, without half surrogate pairs, which no UTF-8 can hold."""
+    return text[:_TEXT_CHARACTERS].encode("utf-8", "replace").decode()
 
 
 def _resolved(run: Run) -> Job:

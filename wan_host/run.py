@@ -42,6 +42,7 @@ class Run:
     background: list[asyncio.Task[None]] = field(default_factory=list)
     last_progress: float = field(default_factory=time.monotonic)
     _first_step: tuple[float, int] | None = None
+    _last_step: float = 0.0
     _contexts: list[StageContext] = field(default_factory=list)
 
     def context(self, timeout: float, *, past_deadline: bool = False) -> StageContext:
@@ -84,6 +85,8 @@ class Run:
         """Say how far the lane is."""
         if step == 1 or self._first_step is None:
             self._first_step = (time.monotonic(), step)
+        if step != self.step:
+            self._last_step = time.monotonic()
         self.stage, self.step, self.total = stage, step, total
         self.progressed()
 
@@ -100,7 +103,8 @@ class Run:
         if self._first_step is None or self.step <= self._first_step[1]:
             return None
         since, first = self._first_step
-        return (time.monotonic() - since) / (self.step - first) * (self.total - self.step)
+        pace = (self._last_step - since) / (self.step - first)
+        return max(0.0, pace * (self.total - self.step) - (time.monotonic() - self._last_step))
 
     def elapsed(self) -> float:
         """Seconds since the run started."""
