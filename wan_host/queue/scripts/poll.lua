@@ -245,6 +245,12 @@ while moved < move_limit and bytes < BYTES_A_POLL do
 end
 if moved == move_limit then keep(INTAKE) end
 
+local next_due = -1
+local function sooner(key)
+  local first = redis.call('ZRANGEBYSCORE', key, '(' .. int(now), '+inf', 'WITHSCORES', 'LIMIT', '0', '1')
+  if first[2] and (next_due < 0 or tonumber(first[2]) - now < next_due) then next_due = tonumber(first[2]) - now end
+end
+
 local waiting = redis.call('LLEN', KEYS[1]) + redis.call('LLEN', INTAKE)
 for p = 9, 0, -1 do
   local priority = int(p)
@@ -253,17 +259,9 @@ for p = 9, 0, -1 do
     if #claims < wanted then claim_due(priority, delayed_key(priority)) end
     if #claims < wanted then claim_new(priority) end
     waiting = waiting + redis.call('XLEN', stream_key(priority)) - redis.call('ZCARD', leases_key(priority))
+    sooner(leases_key(priority))
+    sooner(delayed_key(priority))
   end
-end
-
-local next_due = -1
-local function sooner(key)
-  local first = redis.call('ZRANGEBYSCORE', key, '(' .. int(now), '+inf', 'WITHSCORES', 'LIMIT', '0', '1')
-  if first[2] and (next_due < 0 or tonumber(first[2]) - now < next_due) then next_due = tonumber(first[2]) - now end
-end
-for p = 0, 9 do
-  sooner(leases_key(p))
-  sooner(delayed_key(p))
 end
 sooner(OUTBOX)
 
