@@ -158,7 +158,8 @@ class Attempts:
         """Send the report that work has started; it tells progress only, so it is tried once and never waited for."""
         payload = {**processing_report(run, self._settings.worker_id), "sequence": started.sequence}
         report = Report(job_id=run.job_id, attempt=run.attempt, status="processing", sequence=started.sequence, payload=payload)
-        log.info("job started", job=run.job_id, attempt=run.attempt, type=job.type, queued=round(run.queue_time, 3))
+        prompt = {"prompt": job.request.prompt} if self._settings.log_prompts else {}
+        log.info("job started", job=run.job_id, attempt=run.attempt, type=job.type, queued=round(run.queue_time, 3), **prompt)
 
         async def send() -> None:
             answer = await delivery.deliver(self._hooks, report, timeout=self._settings.callback_timeout)

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -13,55 +12,78 @@ from wan_host.testing.process import WorkerProcess
 from wan_host.testing.receiver import Receiver
 
 
+class Site:
+    """A data folder with workers, a receiver, a producer and a command line, as a user has them."""
+
+    def __init__(self, folder, plugins):
+        self.folder, self.data = folder, folder / "data"
+        self.data.mkdir(parents=True, exist_ok=True)
+        self.receiver = Receiver()
+        self.workers = []
+        self.environment = {
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(plugins), os.environ.get("PYTHONPATH", "")])),
+            "WAN_HOST_DATA_DIR": str(self.data),
+            "WAN_HOST_MODEL": "instant",
+            "WAN_HOST_DISABLED_PLUGINS": "wan21,tiny_wan",
+            "WAN_HOST_CALLBACK_URL": self.receiver.url,
+            "WAN_HOST_LEASE_SECONDS": "3",
+            "WAN_HOST_DEVICES": "cpu",
+        }
+
+    def start(self, *arguments, **more):
+        """Start a worker and wait until it is ready."""
+        worker = WorkerProcess(data_dir=self.data, environment={**self.environment, **more}, arguments=arguments)
+        self.workers.append(worker)
+        return worker.start().wait_ready()
+
+    def push(self, entry):
+        """Push as a producer does that only knows Redis."""
+        with Redis.from_url(EmbeddedServer(self.data).url) as client:
+            client.rpush("wan_queue", entry)
+
+    def cli(self, *arguments, text=None, check=True):
+        """Run `wan-host` as a user does."""
+        result = subprocess.run(
+            [sys.executable, "-m", "wan_host", *arguments],
+            env={**os.environ, **self.environment, "COLUMNS": "200"},
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert not check or result.returncode == 0, result.stderr
+        return result
+
+    def __enter__(self):
+        self.receiver.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        for worker in self.workers:
+            worker.__exit__(*error)
+        self.receiver.__exit__(*error)
+
+
 @pytest.fixture(scope="session")
-def plugin_folder(tmp_path_factory):
+def plugins(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plugins")
     instant.install(folder, {"instant": "wan_host.testing.instant", "store": "wan_host.testing.store"})
     return folder
 
 
 @pytest.fixture
-def receiver():
-    with Receiver() as server:
-        yield server
+def site(tmp_path, plugins):
+    with Site(tmp_path, plugins) as there:
+        yield there
 
 
-@pytest.fixture
-def environment(plugin_folder, receiver):
-    path = os.pathsep.join([str(plugin_folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    return {
-        "PYTHONPATH": path,
-        "WAN_HOST_MODEL": "instant",
-        "WAN_HOST_DISABLED_PLUGINS": "wan21,tiny_wan",
-        "WAN_HOST_CALLBACK_URL": receiver.url,
-        "WAN_HOST_LEASE_SECONDS": "3",
-        "WAN_HOST_DEVICES": "cpu",
-    }
-
-
-@pytest.fixture
-def start_worker(tmp_path, environment):
-    started = []
-
-    def start(*arguments, data_dir: Path | None = None, **more):
-        worker = WorkerProcess(data_dir=data_dir or tmp_path / "data", environment={**environment, **more}, arguments=arguments)
-        started.append(worker)
-        return worker.start().wait_ready()
-
-    yield start
-    for worker in started:
-        worker.__exit__(None, None, None)
-
-
-@pytest.fixture
-def push(tmp_path):
-    """Push as a producer does that only knows Redis."""
-
-    def push_raw(entry: str | bytes, data_dir: Path | None = None):
-        with Redis.from_url(EmbeddedServer(data_dir or tmp_path / "data").url) as client:
-            client.rpush("wan_queue", entry)
-
-    return push_raw
+@pytest.fixture(scope="module")
+def busy_site(tmp_path_factory, plugins):
+    """One site with a running worker for a whole file of tests that do not hurt each other."""
+    with Site(tmp_path_factory.mktemp("site"), plugins) as there:
+        there.start()
+        yield there
 
 
 def payload(job_id, prompt="a red circle", **config):
@@ -74,23 +96,3 @@ def payload(job_id, prompt="a red circle", **config):
         "metadata": {},
     }
     return json.dumps(job)
-
-
-@pytest.fixture
-def run_cli(tmp_path, environment):
-    """Run `wan-host` as a user does."""
-
-    def run(*arguments, text=None, check=True):
-        result = subprocess.run(
-            [sys.executable, "-m", "wan_host", *arguments],
-            env={**os.environ, **environment, "WAN_HOST_DATA_DIR": str(tmp_path / "data"), "COLUMNS": "200"},
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert not check or result.returncode == 0, result.stderr
-        return result
-
-    return run

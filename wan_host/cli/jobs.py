@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -40,35 +40,56 @@ def ask_queue(question: Callable[[JobQueue], Awaitable[T]]) -> T:
 @click.option("--status", help="Only waiting, claimed, running, published, completed, report_refused, failed or cancelled ones.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @click.option("--dead", is_flag=True, help="Show the dead letters instead.")
-def list_jobs(status: str | None, limit: int, *, dead: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_jobs(status: str | None, limit: int, *, dead: bool, as_json: bool) -> None:
     """List jobs, newest first."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = (
-        Table("id", "reason", "when", "bytes", "error")
-        if dead
-        else Table("id", "status", "attempts", "queued", "progress", "worker", "error")
-    )
     if dead:
-        for letter in ask_queue(lambda queue: queue.dead_letters(limit)):
-            message = (letter.error or {}).get("message", "")
-            table.add_row(letter.job_id or letter.letter, letter.reason, _when(letter.at), str(letter.size), message)
+        letters = ask_queue(lambda queue: queue.dead_letters(limit))
+        header = ("id", "reason", "when", "bytes", "error")
+        rows = [
+            (letter.job_id or letter.letter, letter.reason, _when(letter.at), str(letter.size), _message(letter.error))
+            for letter in letters
+        ]
+        _print_list(letters, header, rows, as_json=as_json)
     else:
-        for job in ask_queue(lambda queue: queue.jobs(limit=limit, status=status)):
-            progress = job.progress
-            steps = f" {progress['step']}/{progress['total']}" if progress.get("total") else ""
-            message = (job.error or {}).get("message", "")
-            table.add_row(
+        states = ask_queue(lambda queue: queue.jobs(limit=limit, status=status))
+        header = ("id", "status", "attempts", "queued", "progress", "worker", "error")
+        rows = [
+            (
                 job.job_id,
                 job.status,
                 str(job.attempts),
                 _when(job.queued_at),
-                f"{progress.get('stage', '')}{steps}",
+                _progress(job.progress),
                 job.worker,
-                message,
+                _message(job.error),
             )
+            for job in states
+        ]
+        _print_list(states, header, rows, as_json=as_json)
+
+
+def _print_list(items: Sequence[Any], header: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(item) for item in items], indent=2, default=dict))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # what producers wrote is no markup
     Console().print(table)
+
+
+def _message(error: Mapping[str, Any] | None) -> str:
+    return str((error or {}).get("message", ""))
+
+
+def _progress(progress: Mapping[str, Any]) -> str:
+    steps = f" {progress['step']}/{progress['total']}" if progress.get("total") else ""
+    return f"{progress.get('stage', '')}{steps}"
 
 
 @jobs.command("show")
