@@ -45,8 +45,8 @@ def list_jobs(status: str | None, limit: int, *, dead: bool, as_json: bool) -> N
     """List jobs, newest first."""
     if dead:
         letters = ask_queue(lambda queue: queue.dead_letters(limit))
-        header = ("id", "reason", "when", "bytes", "error")
-        rows = [
+        header: tuple[str, ...] = ("id", "reason", "when", "bytes", "error")
+        rows: list[tuple[str, ...]] = [
             (letter.job_id or letter.letter, letter.reason, _when(letter.at), str(letter.size), _message(letter.error))
             for letter in letters
         ]
