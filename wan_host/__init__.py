@@ -73,3 +73,8 @@ def __getattr__(name: str) -> object:
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """List the names before their first use, too."""
+    return sorted({*globals(), *__all__})

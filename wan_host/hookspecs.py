@@ -9,6 +9,9 @@ a child process that owns one device and its models; it calls one hook at a time
 in both, so modules that need torch import it inside functions.
 """
 
+# The body of a specification is its docstring:
+# mypy: disable-error-code="empty-body"
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -52,7 +55,7 @@ class PluginCommand:
 
 
 @hookspec
-def list_models() -> Iterable[ModelInfo]:  # type: ignore[empty-body]
+def list_models() -> Iterable[ModelInfo]:
     """Offer models. Called once in the host and once in each lane, at start.
 
     Return ModelInfo objects: metadata only, so neither import torch nor read large files. Where it raises, or a name is
@@ -79,7 +82,7 @@ def load_model(model: ModelInfo, context: LaneContext) -> object:
 
 
 @hookspec(firstresult=True)
-def enhance_prompt(request: EnhanceRequest, model: object, context: LaneContext) -> Enhancement:  # type: ignore[empty-body]
+def enhance_prompt(request: EnhanceRequest, model: object, context: LaneContext) -> Enhancement:
     """Rewrite a prompt. Called in the enhance lane, by the plugin that ``WAN_HOST_ENHANCER`` chooses, with its loaded model.
 
     Return an Enhancement; where the result is no good, return the original with ``source="none"`` and a reason. What happens
@@ -92,7 +95,7 @@ def enhance_prompt(request: EnhanceRequest, model: object, context: LaneContext)
 
 
 @hookspec(firstresult=True)
-def generate(request: GenerationRequest, model: object, context: LaneContext) -> Generation:  # type: ignore[empty-body]
+def generate(request: GenerationRequest, model: object, context: LaneContext) -> Generation:
     """Make the clips of one job. Called in a lane of the model's runner, with what its ``load_model`` returned.
 
     Return a Generation with ``request.num_images`` clips (1 for videos) of exactly ``(request.frames, request.height,
@@ -108,7 +111,7 @@ def generate(request: GenerationRequest, model: object, context: LaneContext) ->
 
 
 @hookspec(firstresult=True)
-def process_frames(clip: Clip, request: GenerationRequest, context: LaneContext) -> Clip:  # type: ignore[empty-body]
+def process_frames(clip: Clip, request: GenerationRequest, context: LaneContext) -> Clip:
     """Change the frames of one clip, frames to frames (interpolation, upscaling). Called in the lane after ``generate``.
 
     Runs for the plugins that ``config.postprocess`` names, in the payload's order; each gets what the one before returned.
@@ -121,7 +124,7 @@ def process_frames(clip: Clip, request: GenerationRequest, context: LaneContext)
 
 
 @hookspec
-def postprocess(media: Media, context: HookContext) -> Iterable[DerivedFile]:  # type: ignore[empty-body]
+def postprocess(media: Media, context: HookContext) -> Iterable[DerivedFile]:
     """Derive files from an encoded asset (a thumbnail). Called in the host once per asset, before anything is published.
 
     All plugins run, in the order of their names. Write into ``context.workdir`` and return DerivedFile objects; role
@@ -134,7 +137,7 @@ def postprocess(media: Media, context: HookContext) -> Iterable[DerivedFile]:  #
 
 
 @hookspec(firstresult=True)
-def publish(file: OutputFile, context: HookContext) -> PublishedFile:  # type: ignore[empty-body]
+def publish(file: OutputFile, context: HookContext) -> PublishedFile:
     """Put a file where the job's owner finds it. Called in the host per file, by the plugin that ``WAN_HOST_PUBLISHER`` chooses.
 
     Must replace what stands at ``file.key`` already. Return a PublishedFile with the size that the store confirms: where it
@@ -198,7 +201,7 @@ def worker_stopping(worker: WorkerInfo) -> None:
 
 
 @hookspec
-def add_commands() -> Iterable[PluginCommand]:  # type: ignore[empty-body]
+def add_commands() -> Iterable[PluginCommand]:
     """Add commands to the command line. Called when a command is asked for that the host lacks, and by ``wan-host plugins``.
 
     Return PluginCommand objects. Import heavy modules inside the commands. Exceptions quarantine the plugin.

@@ -13,7 +13,7 @@ class Metrics:
 
     def __init__(self) -> None:
         """Create the metrics at zero."""
-        disable_created_metrics()  # a second series beside every counter and histogram, which nobody asked for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside every counter and histogram, which nobody asked for
         registry = self.registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:

@@ -341,7 +341,7 @@ class EmbeddedServer:
 
 async def send(client: Redis, *command: str) -> Any:
     """Send one command; the one place where redis-py has no types."""
-    return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+    return await client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py has no types here
 
 
 def _try_lock(path: Path) -> int | None:
