@@ -250,7 +250,7 @@ def _safetensors(path: Path, files: Any) -> dict[str, Any]:
 
     index = path / f"{_STEM}.safetensors.index.json"
     shards = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [f"{_STEM}.safetensors"]
-    readers = {}
+    readers: dict[str, Any] = {}
     for shard in shards:
         if not (path / shard).is_file():
             raise ModelLoadFailed(f"{path / shard} is missing")

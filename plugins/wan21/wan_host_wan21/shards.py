@@ -42,7 +42,7 @@ class ShardWriter:
         if count == 1:
             self._part(0).rename(self.folder / f"{self.stem}.safetensors")
             return
-        weights = {}
+        weights: dict[str, str] = {}
         for index, keys in enumerate(self._written):
             name = f"{self.stem}-{index + 1:05d}-of-{count:05d}.safetensors"
             self._part(index).rename(self.folder / name)
