@@ -86,6 +86,23 @@ async def run(queue: JobQueue, claim, dice: random.Random, ledger: Ledger) -> No
         return
 
 
+@pytest.fixture
+async def without_groups(server_url, redis):
+    """The address of a server that refuses consumer groups in scripts."""
+    refused = ["-xreadgroup", "-xgroup", "-xack", "-xclaim", "-xautoclaim", "-xpending", "-xinfo"]
+    await redis.execute_command("ACL", "SETUSER", "plain", "on", ">word", "~*", "+@all", *refused)
+    yield server_url.replace("unix://", "unix://plain:word@")
+    await redis.acl_deluser("plain")
+
+
+async def test_every_job_ends_exactly_once_where_groups_are_refused(without_groups, open_, redis, name, monkeypatch):
+    def open_plain(worker_id, **options):
+        return open_(worker_id, url=without_groups, **options)
+
+    await test_every_job_ends_exactly_once(4, open_plain, redis, name, monkeypatch)
+    assert await redis.xinfo_groups(f"{{{name}}}:stream:0") == []
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_every_job_ends_exactly_once(seed, open_, redis, name, monkeypatch):
     monkeypatch.setattr("wan_host.queue.outbox.DELIVERY_SECONDS", 0.05)

@@ -4,7 +4,8 @@
 -- ARGV[1]  request id: a repetition of the same request changes nothing more and is answered the same
 -- ARGV[2]  seconds that a finished job, a dead letter or a report is kept (R); live keys are kept four times as long
 --
---   {wan_queue}:meta           hash    schema, epoch (drawn when the server was empty), touched
+--   {wan_queue}:meta           hash    schema, epoch (drawn when the server was empty), touched, and where
+--                                      consumer groups are refused a cursor for every stream
 --   {wan_queue}:intake         list    entries that a blocking read has taken from the producers' list
 --   {wan_queue}:stream:<p>     stream  waiting and leased jobs of priority p (field id), consumer group `workers`
 --   {wan_queue}:leases:<p>     zset    claimed and running jobs by the end of their lease (ms)
@@ -72,10 +73,18 @@ local function next_sequence(job, used)
   return int(first)
 end
 
+-- A command of consumer groups; nil if the server refuses it. Some refuse these commands in scripts: the queue does without,
+-- because leases and states decide who has a job, and the groups' own lists only rescue and show.
+local function group(...)
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err then return nil end
+  return answer
+end
+
 -- Put a job into the stream of its priority; its hash must already say everything but status and entry.
 local function enqueue(id, priority)
   local stream = stream_key(priority)
-  if not kept[stream] and redis.call('EXISTS', stream) == 0 then redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM') end
+  if not kept[stream] and redis.call('EXISTS', stream) == 0 then group('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM') end
   local entry = redis.call('XADD', stream, '*', 'id', id)
   redis.call('HSET', job_key(id), 'status', 'waiting', 'entry', entry, 'priority', priority)
   keep(stream)
@@ -87,7 +96,7 @@ end
 -- Take a job out of everything that hands out work.
 local function dequeue(id, priority, entry)
   if entry ~= '' then
-    redis.call('XACK', stream_key(priority), GROUP, entry)
+    group('XACK', stream_key(priority), GROUP, entry)
     redis.call('XDEL', stream_key(priority), entry)
   end
   redis.call('ZREM', leases_key(priority), id)

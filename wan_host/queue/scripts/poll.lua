@@ -125,12 +125,24 @@ local function claim_due(priority, key)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', int(now), 'LIMIT', '0', int(wanted - #claims))) do
     local entry = redis.call('HGET', job_key(id), 'entry')
     if entry then
-      redis.call('XCLAIM', stream_key(priority), GROUP, worker, '0', entry)
+      group('XCLAIM', stream_key(priority), GROUP, worker, '0', entry)
       claim(id, priority)
     else
       redis.call('ZREM', key, id)
     end
   end
+end
+
+-- The next entry of a stream that nobody has read: by the consumer group, or, where that is refused, by a cursor of our own.
+local function read_next(stream)
+  local command = {'XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', '1', 'STREAMS', stream, '>'}
+  local read = group(unpack(command))
+  if read == nil and group('XGROUP', 'CREATE', stream, GROUP, '0') then read = group(unpack(command)) end
+  if read ~= nil then return read and read[1] and read[1][2][1] end
+  local cursor = redis.call('HGET', META, 'cursor:' .. stream) or '0'
+  local found = redis.call('XRANGE', stream, '(' .. cursor, '+', 'COUNT', '1')[1]
+  if found then redis.call('HSET', META, 'cursor:' .. stream, found[1]) end
+  return found
 end
 
 -- Jobs of this priority that nobody has had yet. Entries whose job is held or delayed elsewhere (it was restored after the
@@ -139,18 +151,14 @@ local function claim_new(priority)
   local stream = stream_key(priority)
   for _ = 1, 64 do
     if #claims >= wanted then return end
-    local read = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', '1', 'STREAMS', stream, '>')
-    if type(read) == 'table' and read.err then
-      redis.call('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
-      read = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', '1', 'STREAMS', stream, '>')
-    end
-    if not read or not read[1] or not read[1][2][1] then return end
-    local entry, id = read[1][2][1][1], table_or_empty(read[1][2][1][2])[2] or ''
+    local read = read_next(stream)
+    if not read then return end
+    local entry, id = read[1], table_or_empty(read[2])[2] or ''
     local state = fields(job_key(id), 'status', 'entry')
     if state.status == 'waiting' and state.entry == entry then
       if not redis.call('ZSCORE', delayed_key(priority), id) then claim(id, priority) end
     elseif state.entry ~= entry then
-      redis.call('XACK', stream, GROUP, entry)
+      group('XACK', stream, GROUP, entry)
       redis.call('XDEL', stream, entry)
       if state.status == '' then
         local letter = bury(id, 'expired', '', '', '0')
@@ -174,13 +182,12 @@ end
 -- Redis's own list of pending entries knows them. They become due.
 local function rescue(priority)
   local stream = stream_key(priority)
-  local pending = redis.pcall('XPENDING', stream, GROUP, 'IDLE', TIDY, '-', '+', '100')
-  for _, row in ipairs(pending.err and {} or pending) do
+  for _, row in ipairs(group('XPENDING', stream, GROUP, 'IDLE', TIDY, '-', '+', '100') or {}) do
     local found = redis.call('XRANGE', stream, row[1], row[1])[1]
     local id = found and found[2][2] or ''
     local state = fields(job_key(id), 'status', 'entry')
     if not found then
-      redis.call('XACK', stream, GROUP, row[1])
+      group('XACK', stream, GROUP, row[1])
     elseif state.status == 'waiting' and state.entry == row[1] then
       redis.call('ZADD', delayed_key(priority), 'NX', int(now), id)
       keep(delayed_key(priority))
@@ -201,15 +208,15 @@ local function tidy()
     local stream = stream_key(p)
     if redis.call('EXISTS', stream) == 1 then
       rescue(p)
+      redis.call('HDEL', META, 'cursor:' .. stream)  -- begin again, in case a script had failed behind it
       keep(stream)
       keep(leases_key(p))
       keep(delayed_key(p))
-      local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, GROUP)
-      for _, row in ipairs(consumers.err and {} or consumers) do
+      for _, row in ipairs(group('XINFO', 'CONSUMERS', stream, GROUP) or {}) do
         local consumer = {}
         for i = 1, #row, 2 do consumer[row[i]] = row[i + 1] end
         if consumer.pending == 0 and consumer.idle > 86400000 then
-          redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, consumer.name)
+          group('XGROUP', 'DELCONSUMER', stream, GROUP, consumer.name)
         end
       end
     end

@@ -24,7 +24,7 @@ for i = 6, #ARGV, 3 do
     local state = fields(job, 'entry', 'priority', 'cancel')
     redis.call('ZADD', leases_key(state.priority), int(now + lease), id)
     keep(leases_key(state.priority))
-    redis.call('XCLAIM', stream_key(state.priority), GROUP, worker, '0', state.entry, 'JUSTID')
+    group('XCLAIM', stream_key(state.priority), GROUP, worker, '0', state.entry, 'JUSTID')
     if progress ~= '' then redis.call('HSET', job, 'progress', progress, 'progress_at', int(now)) end
     keep(job)
     keep(stream_key(state.priority))
