@@ -38,6 +38,11 @@ async def test_every_key_but_the_producers_list_has_an_end_and_is_in_one_slot(qu
         assert 0 < await redis.ttl(key) <= 4 * RETENTION_SECONDS, key
 
 
+async def test_a_producer_that_is_alone_leaves_nothing_for_ever_but_its_entry(queue, redis, name):
+    await queue.push(job("a"))
+    assert await redis.ttl(f"{{{name}}}:meta") > 0
+
+
 @pytest.mark.parametrize(
     ("job_id", "days"),
     [("published", 7), ("failed", 7), ("delayed", 28), ("held", 28), ("waiting", 28)],

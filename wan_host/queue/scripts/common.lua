@@ -40,10 +40,6 @@ if schema and schema ~= SCHEMA then
     .. schema .. ', this version knows ' .. SCHEMA)
 end
 
--- The first write of every script that changes something. A server that is out of memory refuses this one, and not, say, the
--- HSET after an LPOP, when the entry would be lost: scripts are not rolled back.
-local function writes() redis.call('HSET', META, 'schema', SCHEMA) end
-
 local function int(number) return string.format('%.0f', number) end
 local function job_key(id) return root .. 'job:' .. id end
 local function stream_key(priority) return root .. 'stream:' .. priority end
@@ -53,6 +49,13 @@ local kept = {}
 local function keep(key)  -- once in a script is enough
   if kept[key] then return end
   kept[key] = redis.call('EXPIRE', key, int(live)) == 1
+end
+
+-- The first write of every script that changes something. A server that is out of memory refuses this one, and not, say, the
+-- HSET after an LPOP, when the entry would be lost: scripts are not rolled back.
+local function writes()
+  redis.call('HSET', META, 'schema', SCHEMA)
+  keep(META)
 end
 
 -- The fields of a hash as a table; a missing field is ''.
