@@ -27,7 +27,10 @@ def list_models() -> list[ModelInfo]:
             job_types=wan_job_types(
                 defaults, defaults, fast_steps=12, high_steps=24, fast_guidance=4.0, high_guidance=4.0
             ),
-            reference_modes=frozenset({ReferenceMode.NONE}),
+            reference_modes=frozenset(ReferenceMode),
+            image_to_image=True,
+            max_subject_references=4,
+            loras=True,
             bounds=SizeBounds(min_side=64, max_side=256, max_pixels=256 * 256),
             vram_mib=64,
         )
