@@ -73,14 +73,9 @@ def _print_list(items: Sequence[Any], header: Sequence[str], rows: Sequence[Sequ
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(item) for item in items], indent=2, default=dict))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from wan_host.cli.tables import print_table
 
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # what producers wrote is no markup
-    Console().print(table)
+    print_table(header, rows)
 
 
 def _message(error: Mapping[str, Any] | None) -> str:

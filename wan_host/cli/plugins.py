@@ -13,7 +13,8 @@ def plugins(*, as_json: bool) -> None:
     """List every plugin that is installed: distribution, version, status, hooks, models, and what is wrong with it."""
     from wan_host.cli.setup import prepare_hooks, prepare_settings
 
-    hooks = prepare_hooks(prepare_settings(log_level="warning"))
+    settings = prepare_settings(log_level="warning")
+    hooks = prepare_hooks(settings)
     hooks.add_commands()
     registry = hooks.registry
     if as_json:
@@ -32,24 +33,26 @@ def plugins(*, as_json: bool) -> None:
         ]
         click.echo(json.dumps(rows, indent=2))
         return
-    from rich.console import Console
-    from rich.table import Table
+    from wan_host.cli.tables import print_problem, print_table
 
-    table = Table("plugin", "distribution", "version", "status", "hooks", "models")
-    for record in registry.records:
-        colour = {"ok": "green", "disabled": "yellow", "quarantined": "red"}[record.status]
-        table.add_row(
-            record.name,
-            record.distribution,
-            record.version,
-            f"[{colour}]{record.status}[/]",
-            ", ".join(record.hooks),
-            ", ".join(record.models),
-        )
-    console = Console()
-    console.print(table)
+    print_table(
+        ("plugin", "distribution", "version", "status", "hooks", "models"),
+        [
+            (
+                record.name,
+                record.distribution,
+                record.version,
+                record.status,
+                ", ".join(record.hooks),
+                ", ".join(record.models),
+            )
+            for record in registry.records
+        ],
+    )
     for record in registry.records:
         if record.error:
-            console.print(f"{record.origin}: {record.error}", style="red", highlight=False, markup=False)
+            print_problem(f"{record.origin}: {record.error}")
     for model, reason in registry.orphans.items():
-        console.print(f"model {model}: {reason}", style="red", highlight=False, markup=False)
+        print_problem(f"model {model}: {reason}")
+    for reason in registry.missing(settings.required_plugins).values():
+        print_problem(reason)
