@@ -77,3 +77,22 @@ def test_an_unreadable_configuration_is_named(copy):
     (copy / "transformer" / "config.json").write_text("{")
     with pytest.raises(ModelLoadFailed, match=r"config\.json cannot be read"):
         recognise(copy)
+
+
+@pytest.mark.parametrize(
+    "extra", [{"boundary_ratio": 0.875}, {"expand_timesteps": True}, {"transformer_2": ["diffusers", "WanTransformer3DModel"]}]
+)
+def test_wan_2_2_is_refused_rather_than_run_wrongly(extra, copy):
+    path = copy / "model_index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps(index | extra))
+    with pytest.raises(ModelLoadFailed, match=r"is a Wan 2\.2 checkpoint"):
+        recognise(copy)
+    path.write_text(json.dumps(index | {"boundary_ratio": None, "expand_timesteps": False, "transformer_2": [None, None]}))
+    assert recognise(copy).kind is Kind.T2V
+
+
+def test_another_transformer_is_refused(copy):
+    configure(copy, _class_name="WanAnimateTransformer3DModel")
+    with pytest.raises(ModelLoadFailed, match="has a WanAnimateTransformer3DModel"):
+        recognise(copy)

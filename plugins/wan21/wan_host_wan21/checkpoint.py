@@ -16,6 +16,7 @@ VACE_CHECKPOINT = "Wan-AI/Wan2.1-VACE-1.3B-diffusers"
 MAX_SUBJECTS = 4
 """Subject references that a VACE checkpoint takes, by the wire contract."""
 
+_TRANSFORMERS = ("WanTransformer3DModel", "WanVACETransformer3DModel")
 _REQUIRED = ("tokenizer", "text_encoder", "transformer", "vae")
 NATIVE_VAE, NATIVE_TEXT_ENCODER = "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth"
 """Files by which Wan's own layout is known."""
@@ -89,6 +90,13 @@ def recognise(path: Path) -> Checkpoint:
     for name in ("text_encoder", "transformer", "vae"):
         _check_weights(path / name)
     config = read_json(path / "transformer" / "config.json")
+    found = config.get("_class_name")
+    if found not in _TRANSFORMERS:
+        raise ModelLoadFailed(f"{path} has a {found}; this plugin runs {' and '.join(_TRANSFORMERS)}")
+    if any(index.get(key) not in {None, False} for key in ("boundary_ratio", "expand_timesteps")) or _is_part(
+        index, "transformer_2"
+    ):
+        raise ModelLoadFailed(f"{path} is a Wan 2.2 checkpoint, which this plugin would run wrongly; it runs Wan 2.1")
     kind = _kind(config)
     if config.get("image_dim") is not None:
         if not (path / "image_encoder").is_dir():
@@ -127,6 +135,12 @@ def _kind(config: dict[str, Any]) -> Kind:
         return Kind.FLF2V  # it learned positions for two images (convert_wan_to_diffusers.py)
     # Of the size 1.3B there is no I2V by the Wan team; what has its shape was trained on first and last frames (Fun-InP).
     return Kind.FUN_INP if int(config.get("num_attention_heads", _HEADS_14B)) < _HEADS_14B else Kind.I2V
+
+
+def _is_part(index: dict[str, Any], name: str) -> bool:
+    """Whether model_index.json names a class for a part; [null, null] stands for none."""
+    named = index.get(name)
+    return isinstance(named, list) and any(value is not None for value in named)
 
 
 def _check_weights(folder: Path) -> None:
