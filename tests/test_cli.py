@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from wan_host import cli
 from wan_host.cli.extensions import plugin_commands
-from wan_host.cli.setup import prepare_hooks, prepare_settings
+from wan_host.cli.setup import check_publisher, prepare_hooks, prepare_settings
 from wan_host.errors import SettingsError
 
 SCRIPT = Path(sys.executable).with_name("wan-host")
@@ -278,3 +278,18 @@ def test_a_variable_that_nobody_reads_is_warned_of_with_the_one_that_was_meant(e
     assert "WAN_HOST_QUEUE_ULR is no setting" in line
     assert "did you mean WAN_HOST_QUEUE_URL?" in line
     assert "hunter2" not in line
+
+
+def test_a_worker_without_its_publisher_does_not_start(environment, monkeypatch):
+    environment.add("supabase", "raise ValueError('broken')")
+    monkeypatch.setenv("WAN_HOST_PUBLISHER", "supabase")
+    settings = prepare_settings(log_level="error")
+    with pytest.raises(SettingsError, match=r"WAN_HOST_PUBLISHER: 'supabase' is no working plugin .* there are: local$"):
+        check_publisher(settings, prepare_hooks(settings))
+    done = CliRunner().invoke(cli.cli, ["run", "--once"])
+    assert isinstance(done.exception, SettingsError)
+
+
+def test_a_publisher_that_is_there_is_fine(environment):
+    settings = prepare_settings(log_level="error")
+    check_publisher(settings, prepare_hooks(settings))

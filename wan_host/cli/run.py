@@ -30,12 +30,13 @@ def run(*, once: bool, **flags: object) -> None:
     SIGTERM and ctrl-C stop in good order: no new jobs, running ones end within the grace time or are handed back. A second
     ctrl-C stops at once.
     """
-    from wan_host.cli.setup import prepare_hooks, prepare_settings
+    from wan_host.cli.setup import check_publisher, prepare_hooks, prepare_settings
     from wan_host.server import HttpServer
     from wan_host.worker import Worker
 
     settings = prepare_settings(flags)
     hooks = prepare_hooks(settings)
+    check_publisher(settings, hooks)
 
     async def main() -> None:
         worker = Worker(settings=settings, hooks=hooks, once=once)

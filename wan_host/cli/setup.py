@@ -11,6 +11,7 @@ from wan_host import logs
 from wan_host.builtin import log as log_reports
 from wan_host.builtin.callback import HttpCallback
 from wan_host.builtin.local import LocalPublisher
+from wan_host.errors import SettingsError
 from wan_host.hooks import Hooks
 from wan_host.plugins import discover
 from wan_host.settings import Settings, load_settings, unknown_settings
@@ -49,3 +50,11 @@ def prepare_hooks(settings: Settings) -> Hooks:
     for line in unknown_settings(record.name for record in registry.records):
         log.warning("unknown setting", problem=line)
     return Hooks(registry)
+
+
+def check_publisher(settings: Settings, hooks: Hooks) -> None:
+    """Raise SettingsError where the chosen publisher is not there: every job would fail after its generation."""
+    there = hooks.plugins_with("publish")
+    if settings.publisher not in there:
+        names = ", ".join(there) or "none"
+        raise SettingsError(f"WAN_HOST_PUBLISHER: {settings.publisher!r} is no working plugin that publishes; there are: {names}")

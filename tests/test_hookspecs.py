@@ -1,4 +1,4 @@
-"""The pages say what the code does."""
+"""The specifications of the hooks: documented, typed, with examples that are Python, and used."""
 
 import ast
 import inspect
