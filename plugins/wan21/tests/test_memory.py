@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch  # noqa: TID253  # a test of torch code
+from wan_host_wan21.catalogue import wan_defaults
 from wan_host_wan21.generation import generate
 from wan_host_wan21.memory import LADDER, Job, Placement, Weights, choose, needed_bytes, refusal
-from wan_host_wan21.placement import Blocks, Placer, measure
+from wan_host_wan21.placement import Blocks, Placer, budget_bytes, measure
 from wan_host_wan21.settings import Wan21Settings
 
 from wan_host import Lora, OutOfMemory, ReferenceMode, References, UnsupportedRequest
@@ -162,3 +163,20 @@ def test_the_weights_are_measured(vace):
     )
     assert (weights.width, weights.ffn_width) == (24, 32)
     assert Placer(vace.components, torch.device("cpu"), Wan21Settings()).weights == weights
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, 39), (30, 30), (100, 39)])
+def test_the_budget_is_the_limit_or_what_is_free_and_ours(limit, expected, monkeypatch):
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (24 * GIB, 80 * GIB))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda _: 16 * GIB)
+    settings = Wan21Settings(vram_limit_gb=limit)
+    assert budget_bytes(torch.device("cuda:0"), settings) == expected * GIB
+    assert budget_bytes(torch.device("cpu"), settings) is None
+    assert budget_bytes(torch.device("mps"), settings) == (None if limit is None else limit * GIB)
+
+
+def test_a_model_too_large_for_its_own_defaults_still_loads_at_the_leanest(limited, tiny_folder, info_of):
+    model = limited(1000)
+    info = info_of(tiny_folder("vace"), job_types=wan_defaults())
+    assert model.placer.admit_largest(info) is Placement.OFFLOAD
+    assert limited(10**12).placer.admit_largest(info) is Placement.RESIDENT
