@@ -1,7 +1,7 @@
 """The stages of a run: references, enhancement, generation, encoding, postprocessing, publishing.
 
-The same code serves ``wan-host run`` and ``wan-host generate``. Hooks of the host process block, so they run in a bounded pool
-of threads; a hook that outlives its deadline is no longer waited for.
+The same code serves ``wan-host run`` and ``wan-host generate``. Hooks of the host process block, so they run in threads,
+so many per stage; a hook that outlives its deadline is no longer waited for.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -36,10 +35,12 @@ from wan_host.reporting import Outcome
 from wan_host.request import Clip, Enhancement, EnhanceRequest, GenerationRequest
 from wan_host.run import Run
 from wan_host.settings import Settings
+from wan_host.threads import Crowded, StrangerThreads
 
 T = TypeVar("T")
 _CONTENT_TYPES = {"mp4": "video/mp4", "png": "image/png"}
-_HOST_THREADS = 16
+_HOST_THREADS = 32
+"""Calls per stage that run or hang."""
 _LONGEST_PUBLISH_PAUSE = 10.0
 _GRACE_AFTER_DEADLINE = 5.0
 """Seconds that a hook has to notice its deadline before the host turns away from it."""
@@ -61,7 +62,7 @@ class Stages:
     def __init__(self, *, hooks: Hooks, pool: LanePool, settings: Settings) -> None:
         """``pool`` must be started."""
         self._hooks, self._pool, self._settings = hooks, pool, settings
-        self._threads = ThreadPoolExecutor(_HOST_THREADS, thread_name_prefix="wan-host")
+        self._threads = StrangerThreads(_HOST_THREADS)
         self._limits = references.ReferenceLimits(
             max_bytes=settings.reference_max_bytes,
             max_pixels=settings.reference_max_pixels,
@@ -70,8 +71,7 @@ class Stages:
         )
 
     def close(self) -> None:
-        """Stop taking work; threads that hang are left behind."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Wait for nothing: threads that hang are left behind, and end with the process."""
 
     def resolve(self, payload: Payload, *, seed: int) -> Job:
         """Decide what a payload means with these plugins and settings; ``seed`` is used where it brings none of its own."""
@@ -114,11 +114,15 @@ class Stages:
         """Run blocking work in a thread, for ``timeout`` seconds (the setting's) and within the job's deadline."""
         context = run.context(timeout or self._settings.stage_timeout, past_deadline=past_deadline)
         context.check()
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work, context)
+        limit = asyncio.timeout(context.remaining() + _GRACE_AFTER_DEADLINE)
         try:
-            async with asyncio.timeout(context.remaining() + _GRACE_AFTER_DEADLINE):
-                return await future
+            async with limit:
+                return await self._threads.run(run.stage, lambda: work(context))
+        except Crowded as error:
+            raise RetryableError(f"stage {error}") from error
         except TimeoutError:
+            if not limit.expired():  # the work's own: a socket's, say
+                raise
             context.cancel()
             raise DeadlineExceeded(f"stage {run.stage} of job {run.job_id} did not end within its time") from None
         except asyncio.CancelledError:
