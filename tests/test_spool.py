@@ -278,9 +278,9 @@ def test_folders_that_vanish_while_others_start_are_passed_over(spool, monkeypat
     assert spool.take_over() == []
 
 
-def test_the_manifest_is_readable_json_without_prompts_of_others(spool):
+def test_the_manifest_is_readable_json(spool):
     job = finished(spool)
     spool.write(job)
     manifest = json.loads((job.folder / MANIFEST).read_text())
-    assert set(manifest) == {"job_id", "user_id", "token", "attempt", "report", "files"}
+    assert set(manifest) == {"job_id", "user_id", "token", "attempt", "report", "claim", "files"}
     assert [file["name"] for file in manifest["files"]] == ["0.mp4", "thumb/0.webp"]

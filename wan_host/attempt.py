@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeVar
@@ -132,6 +133,7 @@ class Attempts:
             folder=run.workdir,
             files=product.files,
             report=report,
+            claim=dataclasses.asdict(claim),
         )
         await asyncio.to_thread(self._spool.write, spooled)
         await self._publish(claim, run, spooled)

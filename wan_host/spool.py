@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ log = structlog.get_logger("wan_host.spool")
 class SpooledJob:
     """A job that only needs to be published and reported.
 
-    ``report`` is the completed report whose assets still lack their urls; ``token`` is the fencing token of the run.
+    ``report`` is the completed report whose assets still lack their urls; ``token`` is the fencing token of the run. ``claim``
+    are the fields of its claim, for a queue server that has lost its memory.
     """
 
     job_id: str
@@ -41,6 +42,7 @@ class SpooledJob:
     folder: Path
     files: tuple[OutputFile, ...]
     report: Mapping[str, Any]
+    claim: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Spool:
@@ -91,6 +93,7 @@ class Spool:
             "token": job.token,
             "attempt": job.attempt,
             "report": job.report,
+            "claim": job.claim,
             "files": [
                 {
                     "asset_index": file.asset_index,
@@ -185,6 +188,7 @@ def _read(folder: Path) -> SpooledJob:
         attempt=manifest["attempt"],
         folder=folder,
         report=manifest["report"],
+        claim=manifest["claim"],
         files=tuple(
             OutputFile(
                 job_id=manifest["job_id"],

@@ -16,7 +16,7 @@ from wan_host import __version__
 from wan_host.attempt import Attempts
 from wan_host.connection import connect
 from wan_host.delivery import Outbox
-from wan_host.errors import QueueUnavailable
+from wan_host.errors import PermanentError, QueueUnavailable
 from wan_host.hooks import Hooks
 from wan_host.hookspecs import WorkerInfo
 from wan_host.lane_pool import LanePool
@@ -33,6 +33,7 @@ _BUSY_WAIT = 0.25
 _BACKLOG_PER_LANE = 4
 """Runs that may be encoding or publishing beside each lane's own before the worker stops claiming."""
 _PROGRESS_SECONDS = 1.0
+_RECONNECT_SECONDS = 2.0
 _DISK_CHECK_SECONDS = 2.0
 log = structlog.get_logger("wan_host.worker")
 
@@ -60,7 +61,6 @@ class Worker:
         self._held: dict[str, Held] = {}
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
-        self._queue: JobQueue | None = None
         self._queue_answered: float | None = None
         self._queue_error = "not connected yet"
         self._disk_free: int | None = None
@@ -129,7 +129,11 @@ class Worker:
         spool = Spool(settings.data_dir / "spool")
         spool.open()
         server = asyncio.create_task(serve()) if serve is not None else None
-        queue = self._queue = await connect(settings)
+        queue = await self._connect()
+        if queue is None:
+            spool.close()
+            await _end(server)
+            return
         stages = Stages(hooks=self.hooks, pool=self.pool, settings=settings)
         outbox = Outbox(
             queue=queue,
@@ -151,9 +155,8 @@ class Worker:
         try:
             await self.pool.start()
             self._lanes_started = True
-            loops = [asyncio.create_task(loop) for loop in (self._renew_loop(queue), outbox.run(), self._watch_disk())]
-            for spooled in spool.take_over():
-                await self._adopt(queue, attempts, spooled)
+            background = (self._renew_loop(queue), self._adopt_loop(queue, attempts, spool), outbox.run(), self._watch_disk())
+            loops = [asyncio.create_task(loop) for loop in background]
             outbox.wake()
             await self._tell_plugins("worker_started")
             await self._claim_loop(queue, attempts, spool, outbox)
@@ -168,9 +171,17 @@ class Worker:
             stages.close()
             spool.close()
             await queue.aclose()
-            if server is not None:
-                server.cancel()
-                await asyncio.gather(server, return_exceptions=True)
+            await _end(server)
+
+    async def _connect(self) -> JobQueue | None:
+        """Open the queue, however long its server needs; None if the worker is stopped before."""
+        while not self._stopping.is_set():
+            try:
+                return await connect(self.settings)
+            except QueueUnavailable as error:
+                self._note_queue(error=str(error))
+                await self._wait_for_change(_RECONNECT_SECONDS)
+        return None
 
     async def _claim_loop(self, queue: JobQueue, attempts: Attempts, spool: Spool, outbox: Outbox) -> None:
         while not self._stopping.is_set():
@@ -180,9 +191,9 @@ class Worker:
                 continue
             try:
                 poll = await queue.poll(claims=wanted, worker=self.describe())
-            except QueueUnavailable as error:
+            except (QueueUnavailable, PermanentError) as error:  # permanent for the server as it is; people mend servers
                 self._note_queue(error=str(error))
-                await self._wait_for_change(1.0)
+                await self._wait_for_change(_RECONNECT_SECONDS)
                 continue
             self._note_queue(poll=poll)
             outbox.set_clock(poll.server_time)
@@ -195,7 +206,7 @@ class Worker:
                 continue
             if self._once and not self._held and not poll.depth:
                 return
-            await self._idle(queue, _IDLE_WAIT if poll.next_due is None else min(_IDLE_WAIT, max(poll.next_due, 0.05)))
+            await self._idle(queue)
 
     def _capacity(self) -> int:
         """How many jobs to claim now: for every lane that is free, and one ahead where a lane is about to be."""
@@ -216,11 +227,25 @@ class Worker:
         run.workdir = spool.folder(claim.job_id, claim.token)
         self._hold(claim, run, attempts.work(claim, run))
 
-    async def _adopt(self, queue: JobQueue, attempts: Attempts, spooled: SpooledJob) -> None:
-        claim = await queue.adopt(spooled.job_id, spooled.token)
+    async def _adopt_loop(self, queue: JobQueue, attempts: Attempts, spool: Spool) -> None:
+        """Deliver what processes left that died, looked for often enough to find it before its lease runs out."""
+        orphans: list[SpooledJob] = []
+        while True:
+            try:
+                orphans += await asyncio.to_thread(spool.take_over)
+                while orphans:
+                    await self._adopt(orphans[-1], queue, attempts, spool)
+                    orphans.pop()
+            except (QueueUnavailable, OSError) as error:
+                log.warning("spooled jobs wait", jobs=len(orphans), error=str(error))
+            await asyncio.sleep(queue.lease_seconds / 3)
+
+    async def _adopt(self, spooled: SpooledJob, queue: JobQueue, attempts: Attempts, spool: Spool) -> None:
+        lost = Claim(**spooled.claim) if spooled.claim else None
+        claim = await queue.adopt(spooled.job_id, spooled.token, lost=lost)
         if claim is None:
             log.info("spooled job is in other hands now, dropped", job=spooled.job_id, attempt=spooled.attempt)
-            shutil.rmtree(spooled.folder, ignore_errors=True)
+            spool.remove(spooled.folder)
             return
         run = self._new_run(claim, user_id=spooled.user_id)
         run.workdir = spooled.folder
@@ -266,9 +291,8 @@ class Worker:
             if not held:
                 continue
             try:
-                standing = await queue.renew(
-                    [item.claim for item in held], {item.run.job_id: item.run.progress() for item in held}
-                )
+                progress = {item.run.job_id: item.run.progress() for item in held}
+                standing = await queue.renew([item.claim for item in held], progress, worker=self.describe())
             except QueueUnavailable as error:
                 self._note_queue(error=str(error))
                 continue
@@ -296,8 +320,8 @@ class Worker:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _idle(self, queue: JobQueue, seconds: float) -> None:
-        waiting = asyncio.create_task(queue.wait(seconds))
+    async def _idle(self, queue: JobQueue) -> None:
+        waiting = asyncio.create_task(queue.wait(_IDLE_WAIT))
         stopping = asyncio.create_task(self._stopping.wait())
         done, _ = await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for task in {waiting, stopping} - done:
@@ -353,3 +377,13 @@ class Worker:
                     await asyncio.to_thread(getattr(self.hooks, hook), plugin, info)
             except Exception as error:  # noqa: BLE001  # the hooks' contract: logged, and the worker goes on
                 log.error("plugin hook failed", plugin=plugin, hook=hook, error=f"{type(error).__name__}: {error}")
+
+
+async def _end(server: asyncio.Task[None] | None) -> None:
+    """Stop the HTTP server; what it raised is worth a line."""
+    if server is None:
+        return
+    server.cancel()
+    (outcome,) = await asyncio.gather(server, return_exceptions=True)
+    if isinstance(outcome, Exception):
+        log.error("the HTTP server ended with an error", exc_info=outcome)

@@ -2,12 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import time
 
 import psutil
 
 from tests.end_to_end.conftest import payload
+from wan_host.queue.embedded import server_binary
+from wan_host.testing.process import WorkerProcess
 
 
 def test_killing_the_lane_in_the_middle_ends_in_a_second_attempt_that_succeeds(site):
@@ -111,6 +115,26 @@ def test_a_job_that_was_finished_before_a_crash_is_published_not_generated_again
     assert not list((site.data / "spool").glob("*/*/manifest.json"))
 
 
+def test_finished_work_is_delivered_although_the_queue_server_came_back_empty(site):
+    (site.folder / "down").touch()
+    there = {"WAN_HOST_PUBLISHER": "store", "WAN_HOST_TESTING_STORE": str(site.folder)}
+    worker = site.start(**there)
+    site.push(payload("job-1"))
+    deadline = time.monotonic() + 20
+    while not list((site.data / "spool").glob("*/*/manifest.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    server = psutil.Process(int((site.data / "queue" / "server.pid").read_text()))
+    worker.signal(signal.SIGKILL)
+    worker.wait()
+    server.kill()
+    server.wait()
+    shutil.rmtree(site.data / "queue" / "appendonlydir")
+    (site.folder / "down").unlink()
+    site.start(**there)
+    assert site.receiver.wait_for("job-1", "completed")["assets"][0]["url"] == "store/user-1/job-1/0.mp4"
+
+
 def test_a_store_that_is_down_for_a_while_costs_nothing_but_time(site):
     (site.folder / "down").touch()
     site.start(WAN_HOST_PUBLISHER="store", WAN_HOST_TESTING_STORE=str(site.folder))
@@ -155,8 +179,6 @@ def test_a_refused_report_is_kept_and_can_be_sent_again(site):
 
 
 def test_a_required_plugin_that_is_missing_makes_the_worker_unready_but_alive(site):
-    from wan_host.testing.process import WorkerProcess
-
     worker = WorkerProcess(data_dir=site.data, environment={**site.environment, "WAN_HOST_REQUIRED_PLUGINS": "absent"}).start()
     try:
         deadline = time.monotonic() + 30
@@ -188,3 +210,44 @@ def test_once_drains_the_queue_and_leaves_no_process(site):
         if str(site.folder) in " ".join(process.info["cmdline"] or [])
     ]
     assert not leftovers
+
+
+def test_another_process_of_the_same_data_folder_delivers_what_a_dead_one_had_finished(site):
+    (site.folder / "down").touch()
+    there = {"WAN_HOST_LEASE_SECONDS": "9", "WAN_HOST_PUBLISHER": "store", "WAN_HOST_TESTING_STORE": str(site.folder)}
+    doomed = site.start(**there)
+    site.push(payload("job-1"))
+    site.receiver.wait_for("job-1", "processing")
+    deadline = time.monotonic() + 20
+    while not list((site.data / "spool").glob("*/*/manifest.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    site.start(**there)
+    doomed.signal(signal.SIGKILL)
+    doomed.wait()
+    (site.folder / "down").unlink()
+    assert site.receiver.wait_for("job-1", "completed")["metadata"]["attempt"] == 1
+
+
+def test_a_worker_waits_for_a_queue_server_that_is_not_there_yet(site, tmp_path):
+    socket = tmp_path / "late.sock"
+    worker = WorkerProcess(data_dir=site.data, environment={**site.environment, "WAN_HOST_QUEUE_URL": f"unix://{socket}"}).start()
+    site.workers.append(worker)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            status, body = worker.get("/ready")
+            break
+        except (LookupError, OSError):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert status == 503
+    assert any("queue" in problem for problem in body["problems"])
+    server = subprocess.Popen(
+        [server_binary(), "--port", "0", "--unixsocket", str(socket), "--save", ""], stdout=subprocess.DEVNULL
+    )
+    try:
+        worker.wait_ready()
+    finally:
+        server.kill()
+        server.wait()
