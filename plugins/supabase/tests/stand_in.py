@@ -73,7 +73,7 @@ class Upload:
 @dataclass
 class Fault:
     """``how``: status, status_after, reset, reset_after, hang, hang_after, slow, partial, expire, page,
-    unfinished, short, quote."""
+    unfinished, short, quote, stuck, endless."""
 
     method: str
     path: str
@@ -233,6 +233,8 @@ class _Handler(BaseHTTPRequestHandler):
             said = f"not allowed: {self.headers['Authorization']}"
             raise Refusal(storage_error(400, "InvalidRequest", "InvalidRequest", said))
         answer = self.route(path)
+        if self.how in {"stuck", "endless"}:
+            return self.begin_only(answer)
         if self.how == "reset_after":
             raise Reset
         if self.how == "hang_after":
@@ -271,6 +273,21 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command != "HEAD":
                 self.wfile.write(answer.body)
             self.wfile.flush()
+
+    def begin_only(self, answer):
+        """Announce a long body and send none of it (stuck), or announce nothing and send on and on (endless)."""
+        self.close_connection = True
+        self.send_response(answer.status)
+        if self.how == "stuck":
+            self.send_header("Content-Length", str(int(self.fault.value)))
+        self.end_headers()
+        self.wfile.flush()
+        if self.how == "stuck":
+            return self.hold()
+        with contextlib.suppress(OSError):
+            while not self.project.closing.is_set():
+                self.wfile.write(bytes(4096))
+        return None
 
     def hold(self):
         """Neither read nor close until the client does."""

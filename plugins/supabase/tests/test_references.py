@@ -122,8 +122,9 @@ def test_what_is_not_there_is_refused(context, settings):
         fetch("workspace-temp/u1/absent.png", context, settings())
 
 
-def test_what_is_larger_than_allowed_is_refused_before_it_is_read(project, context, settings):
-    project.objects["workspace-temp", "u1/job0/0.png"].data = b"x" * 5_000_000
+@pytest.mark.parametrize("how", ["stuck", "endless"])
+def test_what_is_larger_than_allowed_is_refused_before_it_is_read(project, context, settings, how):
+    project.fail("GET", GET, how, 5_000_000, times=100)
     with pytest.raises(ReferenceRejected, match="larger than the 1,000 bytes"):
         fetch(OWN, context, settings(reference_max_bytes=1000))
 
