@@ -98,7 +98,7 @@ def _plugins(settings: Settings, hooks: Hooks) -> Iterator[Finding]:
 
 
 def _models(settings: Settings, hooks: Hooks) -> Iterator[Finding]:
-    from wan_host.cli.generate import no_model_hint
+    from wan_host.cli.models import no_model_hint
 
     registry = hooks.registry
     for name, reason in registry.orphans.items():

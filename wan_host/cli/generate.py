@@ -47,6 +47,7 @@ _REFERENCES = ("image", "first_frame", "last_frame")
 @click.option("--devices", help="'all', or names such as cuda:0 or cpu; one is used.")
 def generate(prompt: str, output: Path, job_type: str, negative_prompt: str | None, devices: str | None, **config: Any) -> None:
     """Generate from PROMPT into a folder: 0.mp4 (or 0.png), 0.thumb.webp and report.json."""
+    from wan_host.cli.models import no_model_hint
     from wan_host.cli.setup import prepare_hooks, prepare_settings
     from wan_host.errors import UnknownModel
     from wan_host.payload import parse_payload
@@ -67,14 +68,6 @@ def generate(prompt: str, output: Path, job_type: str, negative_prompt: str | No
     checked = parse_payload(json.dumps(payload))
     for path in asyncio.run(_generate(checked, settings=settings, hooks=hooks, output=output)):
         click.echo(path)
-
-
-def no_model_hint() -> str:
-    """Say how to get a model."""
-    return (
-        "no model is installed; `pip install wan-host-tiny-wan` brings a small one that runs anywhere, "
-        "`pip install wan-host-wan21` runs Wan 2.1 checkpoints"
-    )
 
 
 def _as_uri(value: str) -> str:

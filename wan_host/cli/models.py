@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from wan_host.cli.extensions import ExtensibleGroup
+from wan_host.model import ReferenceMode
+
+_GIGABYTE = 1e9
 
 
 @click.group(cls=ExtensibleGroup)
@@ -14,22 +19,43 @@ def models() -> None:
 
 @models.command("list")
 def list_models() -> None:
-    """List every model: what it makes, which references it takes, where its files are."""
+    """List every model: its size on disk, which reference modes it can do, and where its files are."""
+    from rich.console import Console
+    from rich.table import Table
+
     from wan_host.cli.setup import prepare_hooks, prepare_settings
-    from wan_host.cli.tables import print_problem, print_table
 
     settings = prepare_settings(log_level="warning")
     registry = prepare_hooks(settings).registry
     default = registry.default_model(settings.model)
-    rows = []
+    table = Table("model", "family", "size", "reference modes", "image to image", "path")
     for name, model in sorted(registry.models.items()):
-        modes = ", ".join(mode.value for mode in sorted(model.reference_modes)) if model.kind == "generate" else "-"
+        generates = model.kind == "generate"
+        modes = ", ".join(mode for mode in ReferenceMode if mode in model.reference_modes) if generates else "enhances prompts"
         marked = f"{name} (default)" if name == default else name
-        rows.append((marked, model.family, model.runner, ", ".join(model.job_types) or model.kind, modes, model.path))
-    print_table(("model", "family", "runner", "job types", "reference modes", "path"), rows)
+        table.add_row(marked, model.family, _size(model.path), modes, "yes" if model.image_to_image else "", model.path)
+    console = Console()
+    console.print(table)
     for name, reason in registry.orphans.items():
-        print_problem(f"model {name}: {reason}")
-    if default is None:
-        click.echo("Jobs must name a model: set WAN_HOST_MODEL to choose one for those that do not.")
-    elif default not in registry.models:
-        print_problem(f"WAN_HOST_MODEL: {default!r} is offered by no installed plugin")
+        console.print(f"model {name}: {reason}", style="red", highlight=False, markup=False)
+    if not registry.models:
+        console.print(no_model_hint())
+    elif default is None:
+        console.print("Jobs must name a model: set WAN_HOST_MODEL to choose one for those that do not.")
+
+
+def no_model_hint() -> str:
+    """Say how to get a model."""
+    return (
+        "No model is installed: `pip install wan-host-tiny-wan` brings a small one that runs anywhere, "
+        "`pip install wan-host-wan21` runs Wan 2.1 checkpoints (`wan-host models pull wan2.1-vace-1.3b`)."
+    )
+
+
+def _size(path: str) -> str:
+    """Return the size of a folder's files as people read it; empty for what is not on this disk."""
+    folder = Path(path)
+    if not path or not folder.is_dir():
+        return ""
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return f"{size / 1e9:.1f} GB" if size >= _GIGABYTE else f"{size / 1e6:.0f} MB"
