@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     lease_seconds: float | None = Field(default=None, ge=3, le=3600)
     max_attempts: int = Field(default=3, ge=1, le=20)
     max_entry_bytes: int = Field(default=1 << 20, ge=1024, le=10_000_000)
+    idle_seconds: float | None = Field(default=None, gt=0)
     prefetch_seconds: float = Field(default=20, ge=0)
 
     model: str | None = None

@@ -64,6 +64,8 @@ class Worker:
         self._queue_answered: float | None = None
         self._queue_error = "not connected yet"
         self._disk_free: int | None = None
+        self._busy_until = time.monotonic()
+        self.idle_too_long = False
         self._lanes_started = False
 
     @property
@@ -204,9 +206,20 @@ class Worker:
                 self._begin(claim, attempts, spool)
             if poll.claims:
                 continue
-            if self._once and not self._held and not poll.depth:
+            if self._is_done(poll):
                 return
             await self._idle(queue)
+
+    def _is_done(self, poll: Poll) -> bool:
+        """Tell whether there is nothing left to do for a worker that ends by itself."""
+        if self._held or poll.depth:
+            self._busy_until = time.monotonic()
+            return False
+        longest = self.settings.idle_seconds
+        self.idle_too_long = longest is not None and time.monotonic() - self._busy_until >= longest
+        if self.idle_too_long:
+            log.info("idle for too long, the worker ends", seconds=longest)
+        return self._once or self.idle_too_long
 
     def _capacity(self) -> int:
         """How many jobs to claim now: for every lane that is free, and one ahead where a lane is about to be."""

@@ -197,6 +197,25 @@ def test_a_required_plugin_that_is_missing_makes_the_worker_unready_but_alive(si
         worker.__exit__(None, None, None)
 
 
+def test_an_idle_worker_ends_with_a_status_of_its_own(site):
+    worker = site.start(WAN_HOST_IDLE_SECONDS="1.5")
+    site.push(payload("job-1", prompt="pace:0.5"))  # work longer than the limit does not count
+    site.receiver.wait_for("job-1", "completed")
+    assert worker.wait(20) == 3
+
+
+def test_a_second_interrupt_ends_the_worker_at_once(site):
+    worker = site.start()
+    site.push(payload("job-1", prompt="pace:0.2", num_inference_steps=100))
+    site.receiver.wait_for("job-1", "processing")
+    worker.signal(signal.SIGINT)
+    time.sleep(0.5)
+    lanes = [psutil.Process(pid) for pid in worker.lane_pids()]
+    worker.signal(signal.SIGINT)
+    assert worker.wait(3) == 130
+    assert not psutil.wait_procs(lanes, timeout=3)[1]
+
+
 def test_once_drains_the_queue_and_leaves_no_process(site):
     for index in range(5):
         site.cli("submit", "-", text=payload(f"job-{index}"))

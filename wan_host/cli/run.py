@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 SECOND_SIGNAL_EXIT = 130
+IDLE_EXIT = 3
 
 
 @click.command()
@@ -38,7 +39,7 @@ def run(*, once: bool, **flags: object) -> None:
     hooks = prepare_hooks(settings)
     check_publisher(settings, hooks)
 
-    async def main() -> None:
+    async def main() -> int:
         worker = Worker(settings=settings, hooks=hooks, once=once)
         server = HttpServer(worker)
         loop = asyncio.get_running_loop()
@@ -52,5 +53,6 @@ def run(*, once: bool, **flags: object) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop)
         await worker.run(server.serve)
+        return IDLE_EXIT if worker.idle_too_long else 0
 
-    asyncio.run(main())
+    sys.exit(asyncio.run(main()))
