@@ -264,6 +264,14 @@ def test_a_folder_that_is_taken_away_before_it_is_locked_is_made_again(tmp_path,
     spool.close()
 
 
+def test_a_folder_that_cannot_be_locked_at_all_is_an_error_and_no_endless_loop(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(BlockingIOError()))
+    spool = Spool(tmp_path / "spool")
+    with pytest.raises(OSError, match="can be locked"):
+        spool.open()
+    spool.close()
+
+
 def test_folders_that_vanish_while_others_start_are_passed_over(spool, monkeypatch):
     (spool.root / "1-gone").mkdir()
     (spool.root / "a file").write_text("x")

@@ -15,9 +15,9 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensor
 LAYERS = (
     {"wan_host", "errors", "model", "request", "report", "media", "context", "hookspecs"},
     {"threads", "addresses", "probe", "pictures", "encoding", "references"}
-    | {"payload", "job", "settings", "metrics", "logs", "run", "reporting", "spool"},
+    | {"payload", "job", "settings", "plugin_settings", "plugin_settings", "metrics", "logs", "run", "reporting", "spool"},
     {"plugins", "hooks", "builtin", "lanes", "queue"},
-    {"connection", "lane_pool", "stages", "delivery", "attempt", "worker"},
+    {"connection", "lane_pool", "readiness", "stages", "delivery", "attempt", "worker"},
     {"server"},
     {"cli", "__main__"},
 )
@@ -56,8 +56,9 @@ def area(module):
 
 
 def layer(module):
-    (found,) = [index for index, names in enumerate(LAYERS) if area(module) in names]
-    return found
+    found = [index for index, names in enumerate(LAYERS) if area(module) in names]
+    assert len(found) == 1, f"{module} needs a place in LAYERS"
+    return found[0]
 
 
 def dependencies(module, *, functions=True):

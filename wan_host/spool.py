@@ -24,6 +24,7 @@ from wan_host.media import OutputFile
 
 MANIFEST = "manifest.json"
 LOCK = "lock"
+_NAMES_TRIED = 20
 log = structlog.get_logger("wan_host.spool")
 
 
@@ -60,11 +61,14 @@ class Spool:
         Until it is locked another worker may take it for a dead one's and remove it: then the next name is tried.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        while self._lock is None:
+        for _ in range(_NAMES_TRIED):
             self._own = self.root / f"{os.getpid()}-{secrets.token_hex(4)}"
             self._own.mkdir(mode=0o700)
             self._lock = _lock(self._own)
-        _sync(self.root)
+            if self._lock is not None:
+                _sync(self.root)
+                return
+        raise OSError(f"no folder in {self.root} can be locked")
 
     def close(self) -> None:
         """Give this process's folder back; what is complete in it stays for the next worker."""
@@ -156,7 +160,7 @@ def _lock(folder: Path) -> int | None:
     """Lock a process's folder for as long as the descriptor is open; None where another has it, or it is gone."""
     try:
         descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-    except FileNotFoundError:
+    except OSError:  # gone by now, or another user's
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
