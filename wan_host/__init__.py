@@ -9,30 +9,62 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wan_host.context import HookContext, LaneContext
-    from wan_host.errors import (
-        DeadlineExceeded,
-        GenerationFailed,
-        InvalidJob,
-        JobCancelled,
-        ModelLoadFailed,
-        OutOfMemory,
-        PermanentError,
-        PluginError,
-        PublishFailed,
-        PublishRefused,
-        ReferenceRejected,
-        ReferenceUnreachable,
-        RetryableError,
-        SettingsError,
-        UnsupportedRequest,
-        WanHostError,
+    from wan_host.context import (
+        HookContext as HookContext,
+        LaneContext as LaneContext,
     )
-    from wan_host.hookspecs import PluginCommand, WorkerInfo, hookimpl
-    from wan_host.media import DerivedFile, Media, OutputFile, PublishedFile
-    from wan_host.model import JobDefaults, ModelInfo, ReferenceMode, SizeBounds, wan_job_types
-    from wan_host.report import Delivery, Report
-    from wan_host.request import Clip, Enhancement, EnhanceRequest, Generation, GenerationRequest, Lora, References
+    from wan_host.errors import (
+        DeadlineExceeded as DeadlineExceeded,
+        GenerationFailed as GenerationFailed,
+        InvalidJob as InvalidJob,
+        JobCancelled as JobCancelled,
+        ModelLoadFailed as ModelLoadFailed,
+        OutOfMemory as OutOfMemory,
+        PermanentError as PermanentError,
+        PluginError as PluginError,
+        PublishFailed as PublishFailed,
+        PublishRefused as PublishRefused,
+        ReferenceRejected as ReferenceRejected,
+        ReferenceUnreachable as ReferenceUnreachable,
+        RetryableError as RetryableError,
+        SettingsError as SettingsError,
+        UnsupportedRequest as UnsupportedRequest,
+        WanHostError as WanHostError,
+    )
+    from wan_host.hookspecs import (
+        PluginCommand as PluginCommand,
+        WorkerInfo as WorkerInfo,
+        hookimpl as hookimpl,
+    )
+    from wan_host.media import (
+        DerivedFile as DerivedFile,
+        Media as Media,
+        OutputFile as OutputFile,
+        PublishedFile as PublishedFile,
+    )
+    from wan_host.model import (
+        JobDefaults as JobDefaults,
+        ModelInfo as ModelInfo,
+        ReferenceMode as ReferenceMode,
+        SizeBounds as SizeBounds,
+        wan_job_types as wan_job_types,
+    )
+    from wan_host.plugin_settings import (
+        PluginSettings as PluginSettings,
+    )
+    from wan_host.report import (
+        Delivery as Delivery,
+        Report as Report,
+    )
+    from wan_host.request import (
+        Clip as Clip,
+        Enhancement as Enhancement,
+        EnhanceRequest as EnhanceRequest,
+        Generation as Generation,
+        GenerationRequest as GenerationRequest,
+        Lora as Lora,
+        References as References,
+    )
 
 _MODULES = {
     "context": ("HookContext", "LaneContext"),
@@ -57,6 +89,7 @@ _MODULES = {
     "hookspecs": ("PluginCommand", "WorkerInfo", "hookimpl"),
     "media": ("DerivedFile", "Media", "OutputFile", "PublishedFile"),
     "model": ("JobDefaults", "ModelInfo", "ReferenceMode", "SizeBounds", "wan_job_types"),
+    "plugin_settings": ("PluginSettings",),
     "report": ("Delivery", "Report"),
     "request": ("Clip", "EnhanceRequest", "Enhancement", "Generation", "GenerationRequest", "Lora", "References"),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from wan_host.lane_pool import LanePool
 from wan_host.lanes.devices import list_devices
 from wan_host.metrics import Metrics
 from wan_host.queue import Claim, JobQueue, Poll
+from wan_host.readiness import Readiness
 from wan_host.run import Run
 from wan_host.settings import Settings
 from wan_host.spool import Spool, SpooledJob
@@ -34,7 +34,6 @@ _BACKLOG_PER_LANE = 4
 """Runs that may be encoding or publishing beside each lane's own before the worker stops claiming."""
 _PROGRESS_SECONDS = 1.0
 _RECONNECT_SECONDS = 2.0
-_DISK_CHECK_SECONDS = 2.0
 log = structlog.get_logger("wan_host.worker")
 
 
@@ -61,12 +60,9 @@ class Worker:
         self._held: dict[str, Held] = {}
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
-        self._queue_answered: float | None = None
-        self._queue_error = "not connected yet"
-        self._disk_free: int | None = None
+        self._readiness = Readiness(settings, hooks)
         self._busy_until = time.monotonic()
         self.idle_too_long = False
-        self._lanes_started = False
 
     @property
     def stopping(self) -> bool:
@@ -79,25 +75,8 @@ class Worker:
         self._changed.set()
 
     def problems(self) -> list[str]:
-        """Return why this worker is not ready for jobs, from what was seen, not from what was hoped; empty when it is."""
-        reasons = list(self.hooks.registry.missing(self.settings.required_plugins).values())
-        if self._stopping.is_set():
-            reasons.append("the worker is stopping")
-        if self._queue_answered is None or self._queue_error:
-            reasons.append(f"queue: {self._queue_error}")
-        if not self._lanes_started:
-            reasons.append("lanes: starting")
-        reasons += [
-            f"lane {state.name}: {state.status}{': ' + state.failure if state.failure else ''}"
-            for state in self.pool.states()
-            if state.status in {"failed", "restarting", "stopped"}
-        ]
-        if self._disk_free is not None and self._disk_free < self.settings.min_free_bytes:
-            needed = self.settings.min_free_bytes // 2**20
-            reasons.append(f"disk: {self._disk_free // 2**20} MiB free in {self.settings.data_dir}, {needed} MiB are needed")
-        if self.hooks.registry.default_model(self.settings.model) is None and not self.hooks.models():
-            reasons.append("no model is installed")
-        return reasons
+        """Return why this worker is not ready for jobs; empty when it is."""
+        return self._readiness.problems(self.pool.states(), stopping=self.stopping)
 
     def refresh_metrics(self) -> None:
         """Set the metrics that are read when somebody asks."""
@@ -156,8 +135,13 @@ class Worker:
         loops: list[asyncio.Task[None]] = []
         try:
             await self.pool.start()
-            self._lanes_started = True
-            background = (self._renew_loop(queue), self._adopt_loop(queue, attempts, spool), outbox.run(), self._watch_disk())
+            self._readiness.lanes_started = True
+            background = (
+                self._renew_loop(queue),
+                self._adopt_loop(queue, attempts, spool),
+                outbox.run(),
+                self._readiness.watch_disk(),
+            )
             loops = [asyncio.create_task(loop) for loop in background]
             outbox.wake()
             await self._tell_plugins("worker_started")
@@ -170,7 +154,6 @@ class Worker:
             for loop in loops:
                 loop.cancel()
             await self.pool.stop()
-            stages.close()
             spool.close()
             await queue.aclose()
             await _end(server)
@@ -181,7 +164,7 @@ class Worker:
             try:
                 return await connect(self.settings)
             except QueueUnavailable as error:
-                self._note_queue(error=str(error))
+                self._readiness.queue_failed(str(error))
                 await self._wait_for_change(_RECONNECT_SECONDS)
         return None
 
@@ -194,10 +177,10 @@ class Worker:
             try:
                 poll = await queue.poll(claims=wanted, worker=self.describe())
             except (QueueUnavailable, PermanentError) as error:  # permanent for the server as it is; people mend servers
-                self._note_queue(error=str(error))
+                self._readiness.queue_failed(str(error))
                 await self._wait_for_change(_RECONNECT_SECONDS)
                 continue
-            self._note_queue(poll=poll)
+            self._note_poll(poll)
             outbox.set_clock(poll.server_time)
             if poll.due_reports:
                 outbox.wake()
@@ -223,7 +206,7 @@ class Worker:
 
     def _capacity(self) -> int:
         """How many jobs to claim now: for every lane that is free, and one ahead where a lane is about to be."""
-        if self._disk_free is not None and self._disk_free < self.settings.min_free_bytes:
+        if self._readiness.disk_full:
             return 0
         left = [held.run.seconds_left() for held in self._held.values()]
         in_lanes = [seconds for seconds in left if seconds is None or seconds > 0]
@@ -307,9 +290,9 @@ class Worker:
                 progress = {item.run.job_id: item.run.progress() for item in held}
                 standing = await queue.renew([item.claim for item in held], progress, worker=self.describe())
             except QueueUnavailable as error:
-                self._note_queue(error=str(error))
+                self._readiness.queue_failed(str(error))
                 continue
-            self._note_queue()
+            self._readiness.queue_answered()
             lost = [job_id for job_id, state in standing.items() if state == "lost"]
             if lost:
                 log.warning("leases lost, their runs are stopped", jobs=lost)
@@ -341,7 +324,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(waiting, stopping, return_exceptions=True)
         if waiting in done and isinstance(error := waiting.exception(), QueueUnavailable):
-            self._note_queue(error=str(error))
+            self._readiness.queue_failed(str(error))
             await self._wait_for_change(1.0)
 
     async def _wait_for_change(self, timeout: float) -> None:
@@ -349,17 +332,8 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), timeout)
 
-    def _note_queue(self, *, poll: Poll | None = None, error: str = "") -> None:
-        if error:
-            if not self._queue_error:
-                log.warning("queue unavailable", error=error)
-            self._queue_error = error
-            return
-        if self._queue_error and self._queue_answered is not None:
-            log.info("queue available again")
-        self._queue_answered, self._queue_error = time.monotonic(), ""
-        if poll is None:
-            return
+    def _note_poll(self, poll: Poll) -> None:
+        self._readiness.queue_answered()
         self.metrics.queue_depth.set(poll.depth)
         if poll.state_lost:
             log.error("the queue server came back empty: jobs that waited there are lost; running ones will be delivered")
@@ -368,11 +342,6 @@ class Worker:
             log.error("entry went to the dead letters", reason=entry.reason, bytes=entry.size, letter=entry.letter)
         for duplicate in poll.duplicates:
             log.warning("job was pushed again", job=duplicate.job_id, status=duplicate.status, action=duplicate.action)
-
-    async def _watch_disk(self) -> None:
-        while True:
-            self._disk_free = (await asyncio.to_thread(shutil.disk_usage, self.settings.data_dir)).free
-            await asyncio.sleep(_DISK_CHECK_SECONDS)
 
     async def _tell_plugins(self, hook: str) -> None:
         settings = self.settings

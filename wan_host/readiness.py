@@ -1,0 +1,71 @@
+"""Whether a worker can take jobs, from what was seen and not from what was hoped."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+
+import structlog
+
+from wan_host.hooks import Hooks
+from wan_host.lanes.state import LaneState
+from wan_host.settings import Settings
+
+_DISK_CHECK_SECONDS = 2.0
+log = structlog.get_logger("wan_host.worker")
+
+
+class Readiness:
+    """What the loops of a worker have seen last."""
+
+    def __init__(self, settings: Settings, hooks: Hooks) -> None:
+        """Nothing has been seen yet, so nothing is ready."""
+        self._settings, self._registry = settings, hooks.registry
+        self._queue_problem = "not connected yet"
+        self._disk_free: int | None = None
+        self.lanes_started = False
+
+    def queue_answered(self) -> None:
+        """Note that the queue server did what it was asked."""
+        if self._queue_problem:
+            log.info("queue available")
+        self._queue_problem = ""
+
+    def queue_failed(self, problem: str) -> None:
+        """Note that it did not."""
+        if problem != self._queue_problem:
+            log.warning("queue unavailable", error=problem)
+        self._queue_problem = problem
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether less disk is free than the setting wants."""
+        return self._disk_free is not None and self._disk_free < self._settings.min_free_bytes
+
+    async def watch_disk(self) -> None:
+        """Look at the data folder's disk, for ever."""
+        while True:
+            self._disk_free = (await asyncio.to_thread(shutil.disk_usage, self._settings.data_dir)).free
+            await asyncio.sleep(_DISK_CHECK_SECONDS)
+
+    def problems(self, lanes: Sequence[LaneState], *, stopping: bool) -> list[str]:
+        """Return why no jobs can be taken; empty when they can."""
+        reasons = list(self._registry.missing(self._settings.required_plugins).values())
+        if stopping:
+            reasons.append("the worker is stopping")
+        if self._queue_problem:
+            reasons.append(f"queue: {self._queue_problem}")
+        if not self.lanes_started:
+            reasons.append("lanes: starting")
+        reasons += [
+            f"lane {lane.name}: {lane.status}{': ' + lane.failure if lane.failure else ''}"
+            for lane in lanes
+            if lane.status in {"failed", "restarting", "stopped"}
+        ]
+        if self.disk_full and self._disk_free is not None:
+            free, needed = self._disk_free // 2**20, self._settings.min_free_bytes // 2**20
+            reasons.append(f"disk: {free} MiB free in {self._settings.data_dir}, {needed} MiB are needed")
+        if not any(model.kind == "generate" for model in self._registry.models.values()):
+            reasons.append("no model is installed")
+        return reasons
