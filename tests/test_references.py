@@ -362,3 +362,11 @@ def resolve_to(monkeypatch, address):
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
+
+
+def test_a_plugins_refusal_names_the_field_too():
+    def refuse(_uri):
+        raise ReferenceRejected("user-library/u2/x.png belongs to somebody else")
+
+    with pytest.raises(ReferenceRejected, match=r"^config\.image: user-library/u2/x\.png belongs"):
+        fetch_bytes("user-library/u2/x.png", "config.image", context(), limits=ReferenceLimits(), fetch_private=refuse)

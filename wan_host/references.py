@@ -135,6 +135,8 @@ def _too_large(field: str, limits: ReferenceLimits) -> ReferenceRejected:
 def _from_plugin(uri: str, field: str, scheme: str, fetch_private: FetchPrivate) -> bytes:
     try:
         data = fetch_private(uri)
+    except (ReferenceRejected, ReferenceUnreachable) as error:  # the plugin cannot know which field it was
+        raise type(error)(f"{field}: {error}") from error
     except WanHostError:
         raise
     except Exception as error:

@@ -138,12 +138,15 @@ def _queue(settings: Settings, _: Hooks) -> Iterator[Finding]:
         yield Finding("bad", "queue", f"{error}; check WAN_HOST_QUEUE_URL or the UPSTASH_ variables")
 
 
-def _delivery(settings: Settings, _: Hooks) -> Iterator[Finding]:
-    if settings.callback_url is None:
+def _delivery(settings: Settings, hooks: Hooks) -> Iterator[Finding]:
+    strangers = [record.name for record in hooks.registry.records if "deliver_report" in record.hooks and not record.builtin]
+    if strangers:
+        yield Finding("ok", "reports", f"delivered by {', '.join(strangers)} where configured")
+    if settings.callback_url is None and not strangers:
         yield Finding("warn", "reports", "WAN_HOST_CALLBACK_URL is not set: reports go to the log alone")
-    elif settings.job_callback_secret is None:
-        yield Finding("warn", "reports", "JOB_CALLBACK_SECRET is not set: reports are not signed")
-    else:
+    if settings.callback_url is not None and settings.job_callback_secret is None:
+        yield Finding("warn", "reports", "JOB_CALLBACK_SECRET is not set: reports to WAN_HOST_CALLBACK_URL are not signed")
+    elif settings.callback_url is not None:
         yield Finding("ok", "reports", "signed, to WAN_HOST_CALLBACK_URL")
     if settings.wan_worker_api_key is None:
         yield Finding("warn", "http", f"WAN_WORKER_API_KEY is not set: the server listens on {settings.bind_host} only")
