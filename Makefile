@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo test test-long lint format bench clean
+.PHONY: help setup demo test test-long chaos lint format bench clean
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -29,6 +29,9 @@ test: $(INSTALLED)  ## Run the tests (under ten minutes on two cores).
 
 test-long: $(INSTALLED)  ## Run the tests that take longer.
 	$(BIN)/python -m pytest -m long $(ARGS)
+
+chaos: $(INSTALLED)  ## Kill workers, lanes and the queue server under load, then reconcile every job (ARGS="--seed 1 --server tcp --soak").
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(INSTALLED)  ## Check style and types.
 	$(BIN)/ruff format --check .

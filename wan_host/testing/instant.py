@@ -2,7 +2,8 @@
 
 ``install`` makes it discoverable in a folder that is put on ``PYTHONPATH``, for the host and for its lanes alike. Words in the
 prompt steer it: ``pace:0.2`` sleeps that many seconds a step; ``crash:2`` kills the lane at step 2 of the first attempt and
-``crash-always`` in every one; ``raise``, ``refuse`` and ``oom`` raise; ``hang`` stands still without a heartbeat.
+``crash-always`` in every one; ``raise``, ``refuse`` and ``oom`` raise; ``hang`` stands still without a heartbeat. Where
+``WAN_HOST_TESTING_RUNS`` names a file, every run adds a line to it: job id and attempt.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +23,10 @@ from wan_host.hookspecs import hookimpl
 from wan_host.model import JobDefaults, ModelInfo, ReferenceMode, SizeBounds, wan_job_types
 from wan_host.request import Clip, Generation, GenerationRequest
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+RUNS_VARIABLE = "WAN_HOST_TESTING_RUNS"
 _WORD = re.compile(r"(pace|crash):([\d.]+)")
 _DEFAULTS = JobDefaults(media="video", width=128, height=128, frames=9, fps=8, sample_shift=3.0, sample_solver="unipc")
 
@@ -50,14 +56,21 @@ def load_model(model: ModelInfo, context: LaneContext) -> str:
 
 @hookimpl
 def generate(request: GenerationRequest, context: LaneContext) -> Generation:
-    """Draw a moving gradient that depends on the seed alone."""
+    """Draw a moving gradient that depends on the seed and the reference alone."""
+    _note_run(request)
     words = {key: float(value) for key, value in _WORD.findall(request.prompt)}
     with context.stage("denoise"):
         for step in range(1, request.num_inference_steps + 1):
             time.sleep(words.get("pace", 0.0))
             _fail(request, step, int(words.get("crash", 0)))
             context.step(step, request.num_inference_steps)
-    clips = tuple(_draw(request, request.seed + index) for index in range(request.num_images))
+    given = request.references
+    pictures = (picture for picture in (given.image, given.first_frame, given.last_frame) if picture is not None)
+    reference = next(pictures, None)
+    clips = tuple(
+        draw(request.width, request.height, request.frames, request.seed + index, reference)
+        for index in range(request.num_images)
+    )
     return Generation(clips=clips, metadata={"route": "instant"})
 
 
@@ -74,14 +87,23 @@ def _fail(request: GenerationRequest, step: int, crash_at: int) -> None:
         raise MemoryError("the prompt asked for too much")
 
 
-def _draw(request: GenerationRequest, seed: int) -> Clip:
-    rows, columns = np.arange(request.height)[:, None], np.arange(request.width)[None, :]
-    frames = np.empty((request.frames, request.height, request.width, 3), np.uint8)
-    frames[..., 0] = (rows + seed % 256) % 256 // 2
-    frames[..., 2] = seed % 37 * 6
-    for index in range(request.frames):
-        frames[index, ..., 1] = (columns + 4 * index) % 256 // 2
-    return Clip(frames=frames, seed=seed)
+def _note_run(request: GenerationRequest) -> None:
+    """Keep a record that outlives this process: one write, so that lines of several lanes do not mix."""
+    path = os.environ.get(RUNS_VARIABLE)
+    if path:
+        with Path(path).open("ab", buffering=0) as ledger:
+            ledger.write(f"{request.job_id} {request.attempt}\n".encode())
+
+
+def draw(width: int, height: int, frames: int, seed: int, reference: NDArray[np.uint8] | None = None) -> Clip:
+    """Draw the clip of a seed. ``reference``, of shape (height, width, 3), shows in the blue channel."""
+    rows, columns = np.arange(height)[:, None], np.arange(width)[None, :]
+    drawn = np.empty((frames, height, width, 3), np.uint8)
+    drawn[..., 0] = (rows + seed % 256) % 256 // 2
+    drawn[..., 2] = seed % 37 * 6 if reference is None else reference[..., 2]
+    for index in range(frames):
+        drawn[index, ..., 1] = (columns + 4 * index) % 256 // 2
+    return Clip(frames=drawn, seed=seed)
 
 
 def install(folder: Path, plugins: dict[str, str] | None = None, *, distribution: str = "instant-model") -> None:

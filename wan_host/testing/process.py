@@ -67,6 +67,10 @@ class WorkerProcess:
             time.sleep(0.05)
         raise RuntimeError(f"the worker was not ready within {seconds} s: {self.log_tail()}")
 
+    def ended(self) -> int | None:
+        """Return the exit status, None while it runs."""
+        return self._started.poll()
+
     def port(self) -> int:
         """Return the port it listens on. Raises LookupError before it does."""
         match = _LISTENING.search(self.log.read_bytes())
