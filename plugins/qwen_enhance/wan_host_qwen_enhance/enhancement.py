@@ -1,0 +1,114 @@
+"""From a prompt to the text that is used: one attempt, one retry, and the prompt itself where both are no good.
+
+The retry differs in kind: the model's answer is begun for it with the prompt, word for word, so that it can only add.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wan_host import Enhancement
+from wan_host_qwen_enhance.checks import objection, tidy, token_limit
+from wan_host_qwen_enhance.instruction import Instruction, read_instruction
+from wan_host_qwen_enhance.model import OutOfTime, Sampling
+
+if TYPE_CHECKING:
+    from wan_host import EnhanceRequest, LaneContext
+    from wan_host_qwen_enhance.model import LanguageModel
+    from wan_host_qwen_enhance.settings import EnhanceSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """One prompt: ``text`` is all that the model is given, ``limit`` its own tokens that the result may have."""
+
+    prompt: str
+    instruction: Instruction
+    text: str
+    limit: int
+    sampling: Sampling
+    deadline: float
+
+
+class Enhancer:
+    """A loaded model with what it has enhanced lately, which lives and ends with it."""
+
+    def __init__(self, model: LanguageModel, settings: EnhanceSettings) -> None:
+        self._model, self._settings = model, settings
+        self._known: OrderedDict[tuple[str, str, int], Enhancement] = OrderedDict()
+
+    def enhance(self, request: EnhanceRequest, context: LaneContext) -> Enhancement:
+        """Return the enhanced prompt, or the original with ``source="none"`` and the reason."""
+        instruction = read_instruction(request.media, self._settings)
+        key = (instruction.text, request.prompt, request.max_tokens)
+        if key in self._known:
+            self._known.move_to_end(key)
+            return self._known[key]
+        try:
+            result = self._write(request.prompt, instruction, request.max_tokens, context)
+        except OutOfTime:  # not remembered: the machine may be less busy next time
+            reason = f"it took longer than WAN_HOST_QWEN_ENHANCE_TIMEOUT, {self._settings.timeout:g} s"
+            return Enhancement(prompt=request.prompt, source="none", reason=reason)
+        self._known[key] = result
+        while len(self._known) > self._settings.cache_size:
+            self._known.popitem(last=False)
+        return result
+
+    def close(self) -> None:
+        """Let go of the model; the lane calls this before it drops it."""
+        self._known.clear()
+        self._model.close()
+
+    def _write(self, original: str, instruction: Instruction, max_tokens: int, context: LaneContext) -> Enhancement:
+        prompt = " ".join(original.split())
+        if not prompt:
+            return Enhancement(prompt=original, source="none", reason="the prompt is empty")
+        task = self._task(prompt, instruction, max_tokens)
+        needed = self._model.count(task.text) + self._model.count(prompt) + task.sampling.max_new_tokens
+        if needed > self._model.context_length:
+            reason = f"the prompt is too long for {self._model.name}: {needed} tokens, it reads {self._model.context_length}"
+            return Enhancement(prompt=original, source="none", reason=reason)
+        problems = []
+        for opening in ("", _sentence(prompt)):
+            text, problem = self._attempt(task, opening, context)
+            if problem is None:
+                return Enhancement(prompt=text, source=self._model.source)
+            problems.append(problem)
+        reason = f"{self._model.name} wrote nothing usable: {problems[0]}; in the retry: {problems[1]}"
+        return Enhancement(prompt=original, source="none", reason=reason)
+
+    def _task(self, prompt: str, instruction: Instruction, max_tokens: int) -> _Task:
+        settings, limit = self._settings, token_limit(max_tokens)
+        return _Task(
+            prompt=prompt,
+            instruction=instruction,
+            text=self._model.text_for(instruction, prompt),
+            limit=limit,
+            sampling=Sampling(
+                temperature=settings.temperature,
+                repetition_penalty=settings.repetition_penalty,
+                max_new_tokens=min(settings.max_new_tokens, limit),
+                seed=zlib.crc32(prompt.encode()),
+            ),
+            deadline=time.monotonic() + settings.timeout,
+        )
+
+    def _attempt(self, task: _Task, opening: str, context: LaneContext) -> tuple[str, str | None]:
+        """Return what the model wrote after ``opening``, tidied, and what speaks against it."""
+        begun = task.text if not opening else f"{task.text}{'' if self._model.chat else ' '}{opening}"
+        draft = self._model.write(begun, task.sampling, context, deadline=task.deadline)
+        text = tidy(f"{opening} {draft.text}", task.prompt, finished=draft.finished)
+        problem = objection(text, task.prompt, task.instruction)
+        if problem is None and (tokens := self._model.count(text)) > task.limit:
+            problem = f"it has {tokens} tokens, {task.limit} are allowed"
+        return text, problem
+
+
+def _sentence(prompt: str) -> str:
+    """Return the prompt as the first sentence of a paragraph."""
+    ended = prompt if prompt[-1] in ".!?\u3002\uff01\uff1f" else f"{prompt.rstrip(',;: ')}."
+    return ended[0].upper() + ended[1:]

@@ -1,0 +1,108 @@
+"""The plugin's settings: ``WAN_HOST_QWEN_ENHANCE_*`` in the environment over ``[qwen_enhance]`` of ``wan-host.toml``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from wan_host import SettingsError
+
+_PREFIX = "WAN_HOST_QWEN_ENHANCE_"
+_FILE = "wan-host.toml"
+
+
+def _of_host(name: str) -> AliasChoices:
+    """Accept the plugin's own variable, else the host's."""
+    return AliasChoices(_PREFIX + name.upper(), f"WAN_HOST_{name.upper()}", name)
+
+
+class EnhanceSettings(BaseSettings):
+    """Which model enhances prompts, and how. Times are seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True
+    )
+
+    data_dir: Path = Field(default=Path("~/.local/share/wan-host"), validation_alias=_of_host("data_dir"))
+    models_dir: Path | None = Field(default=None, validation_alias=_of_host("models_dir"))
+
+    path: str = ""
+    """A folder, a ``.gguf`` file (relative ones are below the models folder), ``owner/name[@revision]`` of the hub's cache, or
+    ``smollm2``. Empty: Qwen2.5-7B if it is in the models folder."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """``auto`` is bfloat16 on a GPU and float32 on a CPU."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """``auto`` is the enhance lane's own device."""
+    prompting: Literal["auto", "chat", "completion"] = "auto"
+    """``auto`` is ``chat`` for models that end their turns as their chat template does."""
+    max_new_tokens: int = Field(default=192, ge=16, le=1024)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """0 takes the likeliest word each time. Above, words are drawn, from a seed that the prompt gives."""
+    repetition_penalty: float = Field(default=1.15, ge=1, le=2)
+    """Divides the scores of what has been written already, the prompt left out."""
+    timeout: float = Field(default=120, gt=0)
+    """For one prompt, both attempts together; then the prompt stays as it was."""
+    cache_size: int = Field(default=256, ge=0)
+    """So many enhancements are remembered while the model is loaded."""
+    video_instructions: Path | None = None
+    image_instructions: Path | None = None
+
+    @field_validator("data_dir", "models_dir", "video_instructions", "image_instructions", mode="after")
+    @classmethod
+    def _expand(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @field_validator("video_instructions", "image_instructions", mode="after")
+    @classmethod
+    def _is_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError("there is no such file")
+        return value
+
+    @property
+    def models_path(self) -> Path:
+        """The folder to search for models by name."""
+        return self.models_dir or self.data_dir / "models"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the signature is pydantic-settings' own
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment, then the plugin's table of the file, then the file's top level, where the host's folders stand."""
+        file = Path(os.environ.get("WAN_HOST_CONFIG") or _FILE)
+        table = TomlConfigSettingsSource(settings_cls, file, toml_table_header=("qwen_enhance",))
+        return (init_settings, env_settings, table, _Folders(settings_cls, file))
+
+
+class _Folders(TomlConfigSettingsSource):
+    """The two settings of the host that the plugin follows; other names of the file's top level are not the plugin's."""
+
+    def __call__(self) -> dict[str, object]:
+        """Return them where the file has them."""
+        return {name: value for name, value in super().__call__().items() if name.lower().endswith(("data_dir", "models_dir"))}
+
+
+def read_settings() -> EnhanceSettings:
+    """Read the settings. Raise SettingsError with one line that names what is wrong."""
+    try:
+        return EnhanceSettings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(_problem(problem) for problem in error.errors(include_url=False))) from None
+    except ValueError as error:  # a settings file that is no TOML
+        raise SettingsError(f"{os.environ.get('WAN_HOST_CONFIG') or _FILE}: {error}") from error
+
+
+def _problem(problem: object) -> str:
+    location, given, message = (problem[key] for key in ("loc", "input", "msg"))  # type: ignore[index]  # pydantic's ErrorDetails
+    name = ".".join(str(part) for part in location)
+    variable = name if name.startswith("WAN_HOST_") else _PREFIX + name.upper()
+    return f"{variable}: {str(given)!r} is not allowed; {message.removeprefix('Value error, ')}"

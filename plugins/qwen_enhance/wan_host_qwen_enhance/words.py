@@ -1,0 +1,75 @@
+"""Words of a prompt: which of them carry meaning, and whether a text still has them. Made for English, fair to the rest."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+COLOURS = _listed(
+    "red orange yellow green cyan turquoise blue purple violet pink black white gray grey brown golden silver beige"
+)
+NUMBERS = _listed("two three four five six seven eight nine ten eleven twelve dozen hundred thousand")
+OPPOSITES = {
+    "left": "right", "right": "left", "leftwards": "right", "rightwards": "left", "up": "down", "down": "up",
+    "upwards": "down", "downwards": "up", "upward": "down", "downward": "up", "clockwise": "counterclockwise",
+    "counterclockwise": "clockwise", "day": "night", "night": "day",
+}  # fmt: skip
+"""What contradicts a word of the prompt; the values also stand for their own longer forms."""
+_EMPTY = _listed(
+    """a an the this that these those some any each every its it his her their my your our and or but nor with without within
+    while as is are was were be been being has have had does do did of on in at to from into onto over under above below by
+    for near next beside behind between through across around along against toward towards off out about then there here
+    very so such who which what when where how can will would should may might must one not no also just than too video clip
+    image picture photo photograph animation footage scene shot please make create generate show shows showing"""
+)
+_ENDINGS = ("ingly", "ing", "ies", "ied", "ely", "ed", "es", "ly", "e", "s", "y")
+_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")
+"""Scripts that put no spaces between words: there every character counts as one."""
+_LEAST_STEM = 3
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text in lower case."""
+    found: list[str] = []
+    for word in _WORD.findall(text.lower()):
+        found += _UNSPACED.findall(word) if _UNSPACED.search(word) else [word]
+    return found
+
+
+def content_words(text: str) -> list[str]:
+    """Return the words that carry meaning, each once, in their order."""
+    return list(dict.fromkeys(word for word in words(text) if word not in _EMPTY))
+
+
+def stem(word: str) -> str:
+    """Return what the forms of a word have in common: ``running``, ``runs`` and ``run`` have the same stem."""
+    word = word.removesuffix("'s").removesuffix("\u2019s")
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= _LEAST_STEM:
+            word = word.removesuffix(ending)
+            break
+    if len(word) > _LEAST_STEM and word[-1] == word[-2]:
+        word = word[:-1]
+    return word.removesuffix("i") if len(word) > _LEAST_STEM else word
+
+
+def stems(text: str) -> set[str]:
+    """Return the stems of all words of a text, and of the parts of those with hyphens."""
+    found = words(text)
+    return {stem(word) for word in found} | {stem(part) for word in found for part in word.split("-")}
+
+
+def coloured(text: str) -> dict[str, set[str]]:
+    """Return the colours that stand right before each word: ``a red circle`` gives ``{"circl": {"red"}}``."""
+    found = words(text)
+    pairs: dict[str, set[str]] = {}
+    for colour, thing in pairwise(found):
+        if colour in COLOURS and thing not in COLOURS and thing not in _EMPTY:
+            pairs.setdefault(stem(thing), set()).add(colour)
+    return pairs
