@@ -242,6 +242,11 @@ async def test_one_report_that_cannot_be_noted_does_not_hold_up_the_others(monke
                 raise KeyError("bug")
             await super().report_accepted(report, note)
 
+    slow = plugin(deliver_report=lambda report: (report.job_id == "bad" or time.sleep(0.1)) and None)
+    first = Picky(pending("bad"), pending("j0"), pending("j1"))
+    with pytest.raises(KeyError):
+        await outbox(first, slow).drain()
+    assert len(first.told) == 2
     queue = Picky(pending("bad"), *(pending(f"j{i}") for i in range(20)))
     made = outbox(queue, sink("accepted"))
     made.wake()

@@ -69,6 +69,15 @@ def test_a_copy_from_another_process_is_frozen_too():
         copy.name = "other"
 
 
+def test_what_was_offered_does_not_change_with_the_dictionaries_that_it_was_made_of():
+    job_types, options = types(), {"dtype": "bf16"}
+    model = ModelInfo(name="m", family="f", runner="r", job_types=job_types, options=options)
+    job_types.clear()
+    options.clear()
+    assert set(model.job_types) == EIGHT
+    assert model.options == {"dtype": "bf16"}
+
+
 def test_a_model_can_be_varied():
     varied = dataclasses.replace(WAN, name="mine", path="/models/mine", options={"x": 1})
     assert (varied.name, varied.runner, dict(varied.options)) == ("mine", "wan21", {"x": 1})
