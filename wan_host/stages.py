@@ -70,9 +70,6 @@ class Stages:
             allowed_hosts=frozenset(settings.reference_hosts),
         )
 
-    def close(self) -> None:
-        """Wait for nothing: threads that hang are left behind, and end with the process."""
-
     def resolve(self, payload: Payload, *, seed: int) -> Job:
         """Decide what a payload means with these plugins and settings; ``seed`` is used where it brings none of its own."""
         policy = JobPolicy(

@@ -111,7 +111,6 @@ async def _generate(payload: Payload, *, settings: Settings, hooks: Hooks, outpu
             product = await stages.produce(run, job)
         finally:
             await pool.stop()
-            stages.close()
         names = {(file.asset_index, file.role): Path(file.key).name for file in product.files}
         report = with_urls(completed_report(run, settings.worker_id, product.media, product.outcome), names)
         return _deliver(
