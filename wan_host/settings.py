@@ -10,7 +10,6 @@ import difflib
 import os
 import re
 import socket
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,8 +18,8 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from wan_host.errors import SettingsError, shown
+from wan_host.plugin_settings import SETTINGS_FILE, read_settings_file
 
-SETTINGS_FILE = "wan-host.toml"
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -183,10 +182,7 @@ def unknown_settings(plugins: Iterable[str]) -> list[str]:
     known = {_variable(name) for name in Settings.model_fields} | {"WAN_HOST_CONFIG"}
     families = tuple(f"WAN_HOST_{name.replace('-', '_').upper()}_" for name in ("testing", *plugins))
     file = Path(os.environ.get("WAN_HOST_CONFIG") or SETTINGS_FILE)
-    entries: dict[str, object] = {}
-    if file.is_file():
-        with file.open("rb") as opened:
-            entries = {name: value for name, value in tomllib.load(opened).items() if not isinstance(value, dict)}
+    entries = [name for name, value in read_settings_file().items() if not isinstance(value, dict)]
     given = {name: name for name in os.environ if name.startswith("WAN_HOST_")}
     given |= {_variable(name): f"{file.name}: {name}" for name in entries}
     return [
