@@ -97,7 +97,7 @@ class Attempts:
             if run.stage != "publish":
                 await asyncio.shield(self._hand_back(claim, run))
             raise
-        self._spool.remove(run.workdir)
+        await asyncio.to_thread(self._spool.remove, run.workdir)
 
     async def _conclude(self, claim: Claim, run: Run, error: Exception) -> None:
         if not isinstance(error, WanHostError):
@@ -213,7 +213,7 @@ class Attempts:
             log.info("job handed back", job=run.job_id, attempt=run.attempt, stage=run.stage)
         except (LeaseLost, QueueUnavailable) as error:
             log.warning("job could not be handed back, its lease will run out", job=run.job_id, error=str(error))
-        self._spool.remove(run.workdir)
+        await asyncio.to_thread(self._spool.remove, run.workdir)
 
     async def _settle_progress(self, run: Run) -> None:
         """Let a progress report that is on its way end first, so that no receiver sees the states in the wrong order."""

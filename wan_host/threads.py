@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -22,12 +23,16 @@ class Crowded(Exception):
 
 
 class StrangerThreads:
-    """Starts a daemon thread per piece of work, at most ``limit`` of one name at a time."""
+    """Runs each piece of work in a daemon thread of its own, at most ``limit`` of one name at a time.
+
+    Threads that have ended their work take the next one: to start a thread costs the loop milliseconds on a busy machine.
+    """
 
     def __init__(self, limit: int) -> None:
         """``limit`` counts the threads that were given up, too: they still hang."""
         self._limit = limit
         self._running: Counter[str] = Counter()
+        self._idle: deque[SimpleQueue[Callable[[], None]]] = deque()
 
     async def run(self, name: str, work: Callable[[], T]) -> T:
         """Return what ``work`` returns, or raise what it raises. Raises Crowded.
@@ -66,5 +71,18 @@ class StrangerThreads:
                 loop.call_soon_threadsafe(settle, result, error)
 
         self._running[name] += 1
-        threading.Thread(target=target, name=f"wan-host {name}", daemon=True).start()
+        self._hand_over(target)
         return await future
+
+    def _hand_over(self, work: Callable[[], None]) -> None:
+        try:
+            inbox = self._idle.pop()
+        except IndexError:
+            inbox = SimpleQueue()
+            threading.Thread(target=self._serve, args=(inbox,), name="wan-host stranger", daemon=True).start()
+        inbox.put(work)
+
+    def _serve(self, inbox: SimpleQueue[Callable[[], None]]) -> None:
+        while True:
+            inbox.get()()
+            self._idle.append(inbox)
