@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import ThreadPoolExecutor, TimeoutError as NotYet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wan_host import RetryableError, UnsupportedRequest
+from wan_host import RetryableError, UnsupportedRequest, WanHostError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +56,7 @@ def fetch(hub: HubId, patterns: Sequence[str], field: str, context: LaneContext)
     Raise UnsupportedRequest where the hub has no such thing, RetryableError where it cannot be reached.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     name = f"{hub.repo}@{hub.revision}"
     pool = ThreadPoolExecutor(max_workers=1)
@@ -72,7 +71,9 @@ def fetch(hub: HubId, patterns: Sequence[str], field: str, context: LaneContext)
                     raise
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise UnsupportedRequest(f"{field}: {name} is not on the hub") from error
-    except (LocalEntryNotFoundError, OSError) as error:
+    except WanHostError:
+        raise  # the job was cancelled
+    except Exception as error:  # what breaks off on the way is raised by whichever HTTP client the hub's library uses
         raise RetryableError(f"{field}: {name} could not be fetched: {error}") from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -21,10 +21,10 @@ _PATTERNS = ["*.json", "*.safetensors", "*.model", "README.md", "LICENSE*"]
 def pull(name: str, output: Path | None) -> None:
     """Fetch NAME (wan2.1-vace-1.3b, wan2.1-t2v-1.3b, or OWNER/REPO@REVISION), with a bar for every file.
 
-    Run it again to go on where it stopped. HF_TOKEN is used where it is set.
+    Run it again to go on: files that arrived whole stay. HF_TOKEN is used where it is set.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     from wan_host_wan21.checkpoint import recognise
     from wan_host_wan21.layout import folder_bytes
@@ -36,13 +36,13 @@ def pull(name: str, output: Path | None) -> None:
     repo, revision = found["repo"], found["revision"]
     target = output or read_settings().models_path / (name if name in known else repo.partition("/")[2])
     try:
-        # Only what is loaded: no pickles. Files that are there in full are not fetched again, others are gone on with.
+        # Only what is loaded: no pickles. Files that are there in full are not fetched again.
         snapshot_download(repo, revision=revision, local_dir=target, allow_patterns=_PATTERNS)
     except RevisionNotFoundError as error:
         raise click.ClickException(f"{repo} has no revision {revision}") from error
     except RepositoryNotFoundError as error:
         raise click.ClickException(f"{repo} is not on the hub, or not for this HF_TOKEN") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except Exception as error:  # what breaks off on the way is raised by whichever HTTP client the hub's library uses
         raise click.ClickException(f"{repo} could not be fetched: {error}; run the command again to go on") from error
     try:
         checkpoint = recognise(target)
