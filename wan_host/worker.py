@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -27,6 +28,7 @@ from wan_host.run import Run
 from wan_host.settings import Settings
 from wan_host.spool import Spool, SpooledJob
 from wan_host.stages import Stages
+from wan_host.threads import StrangerThreads
 
 _IDLE_WAIT = 5.0
 _BUSY_WAIT = 0.25
@@ -57,6 +59,7 @@ class Worker:
         self.pool = LanePool(devices=self.devices, hooks=hooks, settings=settings, metrics=self.metrics)
         self.started_at = time.time()
         self._once = once
+        self._threads = StrangerThreads(limit=2)
         self._held: dict[str, Held] = {}
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
@@ -143,13 +146,16 @@ class Worker:
                 self._readiness.watch_disk(),
             )
             loops = [asyncio.create_task(loop) for loop in background]
+            for loop in loops:
+                loop.add_done_callback(self._loop_ended)
             outbox.wake()
             await self._tell_plugins("worker_started")
             await self._claim_loop(queue, attempts, spool, outbox)
             await self._tell_plugins("worker_stopping")
             await self._settle()
-            with contextlib.suppress(QueueUnavailable):
-                await outbox.drain()
+            with contextlib.suppress(QueueUnavailable, TimeoutError):  # what is left is delivered by any other worker
+                async with asyncio.timeout(settings.stop_grace if self.stopping else None):
+                    await outbox.drain()
         finally:
             for loop in loops:
                 loop.cancel()
@@ -157,6 +163,12 @@ class Worker:
             spool.close()
             await queue.aclose()
             await _end(server)
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        """Stop a worker that has lost one of its loops: without renewals, say, it would only do what others do again."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("a loop of the worker failed, it stops", exc_info=error)
+            self.stop()
 
     async def _connect(self) -> JobQueue | None:
         """Open the queue, however long its server needs; None if the worker is stopped before."""
@@ -356,7 +368,7 @@ class Worker:
         for plugin in self.hooks.plugins_with(hook):
             try:
                 async with asyncio.timeout(settings.callback_timeout):
-                    await asyncio.to_thread(getattr(self.hooks, hook), plugin, info)
+                    await self._threads.run(plugin, partial(getattr(self.hooks, hook), plugin, info))
             except Exception as error:  # noqa: BLE001  # the hooks' contract: logged, and the worker goes on
                 log.error("plugin hook failed", plugin=plugin, hook=hook, error=f"{type(error).__name__}: {error}")
 
