@@ -5,8 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tests.sample_jobs import DRAWN_SEED, MODELS, POLICY, WAN, payload, resolve
 from wan_host import InvalidJob, Lora, ReferenceMode, UnsupportedRequest, WanHostError

@@ -20,28 +20,29 @@ def models() -> None:
 @models.command("list")
 def list_models() -> None:
     """List every model: its size on disk, which reference modes it can do, and where its files are."""
-    from rich.console import Console
-    from rich.table import Table
-
     from wan_host.cli.setup import prepare_hooks, prepare_settings
+    from wan_host.cli.tables import print_problem, print_table
 
     settings = prepare_settings(log_level="warning")
     registry = prepare_hooks(settings).registry
     default = registry.default_model(settings.model)
-    table = Table("model", "family", "size", "reference modes", "image to image", "path")
+    rows = []
     for name, model in sorted(registry.models.items()):
         generates = model.kind == "generate"
         modes = ", ".join(mode for mode in ReferenceMode if mode in model.reference_modes) if generates else "enhances prompts"
         marked = f"{name} (default)" if name == default else name
-        table.add_row(marked, model.family, _size(model.path), modes, "yes" if model.image_to_image else "", model.path)
-    console = Console()
-    console.print(table)
+        rows.append(
+            (marked, model.family, _size(model.path), modes, "image to image" if model.image_to_image else "", model.path)
+        )
+    print_table(("model", "family", "size", "reference modes", "also", "path"), rows)
     for name, reason in registry.orphans.items():
-        console.print(f"model {name}: {reason}", style="red", highlight=False, markup=False)
+        print_problem(f"model {name}: {reason}")
     if not registry.models:
-        console.print(no_model_hint())
+        click.echo(no_model_hint())
     elif default is None:
-        console.print("Jobs must name a model: set WAN_HOST_MODEL to choose one for those that do not.")
+        click.echo("Jobs must name a model: set WAN_HOST_MODEL to choose one for those that do not.")
+    elif default not in registry.models:
+        print_problem(f"WAN_HOST_MODEL: {default!r} is offered by no installed plugin")
 
 
 def no_model_hint() -> str:
