@@ -122,3 +122,17 @@ def test_weights_are_counted_from_the_files_headers(tiny_folder, vace):
     assert count_parameters(file) == sum(parameter.numel() for parameter in vace.components.transformer.parameters())
     assert count_parameters(file.with_name("nothing")) == 0
     assert weights_mib(tiny_folder("vace")) == 0
+
+
+def test_the_environment_gives_tables_as_json_and_lists_by_commas(monkeypatch):
+    monkeypatch.setenv("WAN_HOST_WAN21_MODELS", '{"mine": {"path": "/m", "adapters": [{"name": "a"}]}}')
+    monkeypatch.setenv("WAN_HOST_WAN21_LORA_REPOS", "me/*, you/lora")
+    monkeypatch.setenv("WAN_HOST_VRAM_LIMIT_GB", "30")
+    monkeypatch.setenv("WAN_HOST_WAN21_PLACEMENT", "text_off")
+    settings = read_settings()
+    assert settings.models["mine"].adapters[0].scale == 1.0
+    assert settings.lora_repos == ("me/*", "you/lora")
+    assert (settings.vram_limit_gb, settings.placement) == (30, "text_off")
+    monkeypatch.setenv("WAN_HOST_WAN21_PLACEMENT", "somewhere")
+    with pytest.raises(SettingsError, match="WAN_HOST_WAN21_PLACEMENT: 'somewhere' is not allowed"):
+        read_settings()

@@ -203,6 +203,33 @@ def test_a_pinned_hub_adapter_comes_from_the_cache(made, folder, tmp_path, monke
         made(Lora(name=f"me/other@{COMMIT}"))
 
 
+def test_alpha_and_biases_of_the_original_format_act(made, folder, factors, model, recorder):
+    """Alpha 2 at rank 4 halves the product; a ``diff_b`` is added to the bias. Step-distilled adapters have both."""
+    down, up = factors["blocks.0.attn1.to_q"]
+    layer = "diffusion_model.blocks.0.self_attn.q"
+    state = {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up, f"{layer}.alpha": torch.tensor(2.0)}
+    state |= {f"{layer}.diff_b": torch.full((24,), 0.3), "diffusion_model.blocks.0.norm3.diff_b": torch.zeros(24)}
+    save_file(state, folder / "distilled.safetensors")
+    before, target = made(), model.components.plain.get_submodule("blocks.0.attn1.to_q")
+    inputs = torch.randn(1, 5, 24)
+    expected = torch.nn.functional.linear(inputs, target.weight + 0.5 * up @ down, target.bias + 0.3)
+    model.loras.apply([Lora(name="distilled")], recorder())
+    adapted = model.components.plain.get_submodule("blocks.0.attn1.to_q")(inputs)
+    assert torch.allclose(adapted, expected, atol=1e-5)
+    assert np.array_equal(made(), before)
+
+
+def test_what_would_be_left_out_in_silence_is_refused(made, folder, factors):
+    down, up = factors["blocks.0.attn1.to_q"]
+    layer = "diffusion_model.blocks.0.self_attn.q"
+    state = {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
+    save_file(state | {f"{layer}.dora_scale": torch.ones(24)}, folder / "dora.safetensors")
+    save_file(state | {"diffusion_model.blocks.0.norm3.diff": torch.ones(24)}, folder / "norm.safetensors")
+    for name, message in {"dora": "is a DoRA", "norm": "changes a norm"}.items():
+        with pytest.raises(UnsupportedRequest, match=message):
+            made(Lora(name=name))
+
+
 def test_a_models_own_adapters_act_in_every_job(*, load_tiny, made, folder, recorder, image, monkeypatch):
     monkeypatch.setenv("WAN_HOST_WAN21_LORAS_DIR", str(folder))
     model = load_tiny("vace", options={"adapters": (("diffusers", 0.5),)})

@@ -118,11 +118,21 @@ def read_lora(path: Path, name: str, field: str) -> dict[str, torch.Tensor]:
 
     try:
         state = {key.replace("base_model.model.", _PREFIX, 1): value for key, value in load_file(path).items()}
+        _refuse_what_would_be_dropped(state, name, field)
         return dict(WanPipeline.lora_state_dict(state))
     except SafetensorError as error:
         raise UnsupportedRequest(f"{field}: {name} is no safetensors file: {error}") from error
     except (ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         raise UnsupportedRequest(f"{field}: {name} is no adapter for Wan: {error}") from error
+
+
+def _refuse_what_would_be_dropped(state: dict[str, torch.Tensor], name: str, field: str) -> None:
+    """Raise UnsupportedRequest for what diffusers leaves out with no more than a line in the log."""
+    for key, value in state.items():
+        if "dora_scale" in key:
+            raise UnsupportedRequest(f"{field}: {name} is a DoRA ({key}), which diffusers cannot apply to Wan")
+        if key.endswith((".diff", ".diff_b")) and "norm" in key and bool(value.any()):
+            raise UnsupportedRequest(f"{field}: {name} changes a norm ({key}), which diffusers cannot apply to Wan")
 
 
 def _check(state: dict[str, torch.Tensor], transformer: Any, name: str, field: str) -> None:
