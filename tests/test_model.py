@@ -32,7 +32,7 @@ def test_there_are_the_eight_job_types():
     assert set(types()) == EIGHT
 
 
-@pytest.mark.parametrize("name", EIGHT)
+@pytest.mark.parametrize("name", sorted(EIGHT))
 def test_quality_decides_steps_and_guidance_and_the_rest_comes_from_the_base(name):
     found = types()[name]
     assert (found.num_inference_steps, found.guidance_scale) == ((8, 2.0) if "high" in name else (4, 1.0))
