@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch  # noqa: TID253  # a test of torch code
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from wan_host_wan21.generation import generate
 from wan_host_wan21.settings import Wan21Settings
 
@@ -217,6 +219,30 @@ def test_alpha_and_biases_of_the_original_format_act(made, folder, factors, mode
     adapted = model.components.plain.get_submodule("blocks.0.attn1.to_q")(inputs)
     assert torch.allclose(adapted, expected, atol=1e-5)
     assert np.array_equal(made(), before)
+
+
+@pytest.mark.parametrize("where", ["header", "beside"])
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({"r": 4, "lora_alpha": 8}, 2.0),
+        ({"r": 4, "lora_alpha": 8, "use_rslora": True}, 4.0),
+        ({"r": 4, "lora_alpha": 4, "alpha_pattern": {"attn1.to_q": 2, "ffn.net.0.proj": 2}}, 0.5),
+    ],
+)
+def test_the_strength_that_training_wrote_down_is_kept(*, where, config, scale, made, folder):
+    """Without it an adapter trained with alpha other than its rank would act too weakly or too strongly, in silence."""
+    trained = folder / "trained"
+    trained.mkdir()
+    if where == "header":
+        header = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in config.items()})}
+        save_file(load_file(folder / "diffusers.safetensors"), trained / "a.safetensors", metadata=header)
+    else:
+        save_file(load_file(folder / "peft.safetensors"), trained / "a.safetensors")
+        (trained / "adapter_config.json").write_text(json.dumps(config))
+    expected = made(Lora(name="diffusers", scale=scale))
+    assert np.abs(made(Lora(name="trained")).astype(int) - expected).max() <= 1
+    assert not np.array_equal(expected, made(Lora(name="diffusers")))
 
 
 def test_what_would_be_left_out_in_silence_is_refused(made, folder, factors):

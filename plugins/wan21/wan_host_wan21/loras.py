@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wan_host import UnsupportedRequest
 from wan_host_wan21.lora_files import find_fixed, find_lora
+from wan_host_wan21.lora_format import FACTORS, PREFIX, read_lora
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 _KEPT = 4
 """Files kept in memory; a rank-32 adapter of the 1.3B model takes some 90 MB."""
-_PREFIX = "transformer."
-_FACTORS = ("lora_A.weight", "lora_B.weight", "lora_B.bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,31 +109,6 @@ class Loras:
         return found
 
 
-def read_lora(path: Path, name: str, field: str) -> dict[str, torch.Tensor]:
-    """Read a file in diffusers' format, PEFT's, Wan's own names or Kohya's. Raise UnsupportedRequest for anything else."""
-    from diffusers import WanPipeline
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state = {key.replace("base_model.model.", _PREFIX, 1): value for key, value in load_file(path).items()}
-        _refuse_what_would_be_dropped(state, name, field)
-        return dict(WanPipeline.lora_state_dict(state))
-    except SafetensorError as error:
-        raise UnsupportedRequest(f"{field}: {name} is no safetensors file: {error}") from error
-    except (ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
-        raise UnsupportedRequest(f"{field}: {name} is no adapter for Wan: {error}") from error
-
-
-def _refuse_what_would_be_dropped(state: dict[str, torch.Tensor], name: str, field: str) -> None:
-    """Raise UnsupportedRequest for what diffusers leaves out with no more than a line in the log."""
-    for key, value in state.items():
-        if "dora_scale" in key:
-            raise UnsupportedRequest(f"{field}: {name} is a DoRA ({key}), which diffusers cannot apply to Wan")
-        if key.endswith((".diff", ".diff_b")) and "norm" in key and bool(value.any()):
-            raise UnsupportedRequest(f"{field}: {name} changes a norm ({key}), which diffusers cannot apply to Wan")
-
-
 def _check(state: dict[str, torch.Tensor], transformer: Any, name: str, field: str) -> None:
     """Raise UnsupportedRequest where a factor has no layer, no partner or the wrong shape.
 
@@ -143,14 +117,14 @@ def _check(state: dict[str, torch.Tensor], transformer: Any, name: str, field: s
     if not state:
         raise UnsupportedRequest(f"{field}: {name} holds no adapter")
     for key, value in state.items():
-        factor = next((suffix for suffix in _FACTORS if key.endswith(f".{suffix}")), None)
-        if factor is None or not key.startswith(_PREFIX):
+        factor = next((suffix for suffix in FACTORS if key.endswith(f".{suffix}")), None)
+        if factor is None or not key.startswith(PREFIX):
             raise UnsupportedRequest(f"{field}: {name} holds {key}, which is no adapter of a Wan transformer")
-        layer = key.removeprefix(_PREFIX).removesuffix(f".{factor}")
+        layer = key.removeprefix(PREFIX).removesuffix(f".{factor}")
         weight = _weight(transformer, layer)
         if weight is None:
             raise UnsupportedRequest(f"{field}: {name} is for another model: this one has no layer {layer}")
-        down, up = (state.get(f"{_PREFIX}{layer}.{part}") for part in _FACTORS[:2])
+        down, up = (state.get(f"{PREFIX}{layer}.{part}") for part in FACTORS[:2])
         if down is None or up is None:
             raise UnsupportedRequest(f"{field}: {name} is incomplete: {layer} has one factor only")
         expected, given = (weight.shape[0], weight.shape[1]), (up.shape[0], down.shape[1])

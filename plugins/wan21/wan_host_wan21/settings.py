@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import AliasChoices, BaseModel, Field, field_validator, model_validator
+from pydantic_settings import NoDecode
 
-from wan_host import SettingsError
+from wan_host import PluginSettings
 from wan_host_wan21.memory import Placement
 
 _PREFIX = "WAN_HOST_WAN21_"
-_FILE = "wan-host.toml"
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -61,12 +59,8 @@ class CustomModel(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class Wan21Settings(BaseSettings):
+class Wan21Settings(PluginSettings, env_prefix=_PREFIX):
     """What environment and file say. ``models_dir`` is searched for checkpoints; it defaults to ``models`` in the data folder."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True
-    )
 
     data_dir: Path = Field(default=Path("~/.local/share/wan-host"), validation_alias=_of_host("data_dir"))
     models_dir: Path | None = Field(default=None, validation_alias=_of_host("models_dir"))
@@ -106,34 +100,7 @@ class Wan21Settings(BaseSettings):
         """The folder that jobs' adapters are read from."""
         return self.loras_dir or self.data_dir / "loras"
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the signature is pydantic-settings' own
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # as above
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment, then the plugin's table of the file, then the file's top level, where the host's folders stand."""
-        file = Path(os.environ.get("WAN_HOST_CONFIG") or _FILE)
-        table = TomlConfigSettingsSource(settings_cls, file, toml_table_header=("wan21",))
-        return (init_settings, env_settings, table, TomlConfigSettingsSource(settings_cls, file))
-
 
 def read_settings() -> Wan21Settings:
     """Read the settings. Raise SettingsError with one line that names what is wrong."""
-    try:
-        return Wan21Settings()
-    except ValidationError as error:
-        raise SettingsError("; ".join(_problem(problem) for problem in error.errors(include_url=False))) from None
-    except ValueError as error:  # a settings file that is no TOML
-        raise SettingsError(f"{os.environ.get('WAN_HOST_CONFIG') or _FILE}: {error}") from error
-
-
-def _problem(problem: object) -> str:
-    location, given, message = (problem[key] for key in ("loc", "input", "msg"))  # type: ignore[index]  # pydantic's ErrorDetails
-    name = ".".join(str(part) for part in location)
-    head, dot, rest = name.partition(".")
-    variable = (head if head.startswith("WAN_HOST_") else _PREFIX + head.upper()) + dot + rest
-    return f"{variable}: {given!r} is not allowed; {message.removeprefix('Value error, ')}"
+    return Wan21Settings.read()
