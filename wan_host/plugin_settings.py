@@ -63,9 +63,9 @@ class PluginSettings(BaseSettings):
 
     @classmethod
     def _problem(cls, item: Any) -> str:
-        location = ".".join(str(part) for part in item["loc"]) or "settings"
-        variable = location if location.isupper() else cls._prefix() + location.upper()
-        secret = any(word in location.lower() for word in _SECRET_WORDS)
+        head, *rest = [str(part) for part in item["loc"]] or ["settings"]
+        variable = ".".join([head if head.isupper() else cls._prefix() + head.upper(), *rest])
+        secret = any(word in variable.lower() for word in _SECRET_WORDS)
         given = "(hidden)" if secret else shown(item["input"])
         return f"{variable}: {given} is not allowed; {item['msg'].removeprefix('Value error, ')}"
 

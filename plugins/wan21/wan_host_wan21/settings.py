@@ -72,7 +72,7 @@ class Wan21Settings(PluginSettings, env_prefix=_PREFIX):
     """GiB of the device's memory that may be used; without it, what is free."""
     placement: Placement | None = None
     """A placement for every job, instead of the fastest one that fits."""
-    models: dict[str, CustomModel] = {}
+    models: dict[str, CustomModel] = Field(default_factory=dict)
     """More models to offer, by name: JSON in the environment, ``[wan21.models.NAME]`` in the file."""
     previews: bool = True
     """Offer about eight small pictures of every unfinished clip."""
