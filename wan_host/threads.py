@@ -16,6 +16,8 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
+Work = Callable[[Callable[[], None]], None]
+"""What a thread does; it calls its argument when the thread can take more."""
 
 
 class Crowded(Exception):
@@ -32,7 +34,7 @@ class StrangerThreads:
         """``limit`` counts the threads that were given up, too: they still hang."""
         self._limit = limit
         self._running: Counter[str] = Counter()
-        self._idle: deque[SimpleQueue[Callable[[], None]]] = deque()
+        self._idle: deque[SimpleQueue[Work]] = deque()
 
     async def run(self, name: str, work: Callable[[], T]) -> T:
         """Return what ``work`` returns, or raise what it raises. Raises Crowded.
@@ -54,7 +56,7 @@ class StrangerThreads:
             else:
                 future.set_exception(error)
 
-        def target() -> None:
+        def target(free: Callable[[], None]) -> None:
             result: T | None = None
             error: BaseException | None = None
             try:
@@ -67,6 +69,7 @@ class StrangerThreads:
                 error.__cause__ = problem
             except BaseException as problem:  # noqa: BLE001  # it belongs to whoever waits
                 error = problem
+            free()  # first, so that whoever hears of the end finds the thread
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(settle, result, error)
 
@@ -74,7 +77,7 @@ class StrangerThreads:
         self._hand_over(target)
         return await future
 
-    def _hand_over(self, work: Callable[[], None]) -> None:
+    def _hand_over(self, work: Work) -> None:
         try:
             inbox = self._idle.pop()
         except IndexError:
@@ -82,7 +85,6 @@ class StrangerThreads:
             threading.Thread(target=self._serve, args=(inbox,), name="wan-host stranger", daemon=True).start()
         inbox.put(work)
 
-    def _serve(self, inbox: SimpleQueue[Callable[[], None]]) -> None:
+    def _serve(self, inbox: SimpleQueue[Work]) -> None:
         while True:
-            inbox.get()()
-            self._idle.append(inbox)
+            inbox.get()(lambda: self._idle.append(inbox))
