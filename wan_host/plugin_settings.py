@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from wan_host.errors import SettingsError, shown
 
 SETTINGS_FILE = "wan-host.toml"
-_SECRET_WORDS = ("secret", "token", "key", "password", "url")
+_SECRET_WORDS = ("secret", "token", "key", "password")
 
 
 class PluginSettings(BaseSettings):
@@ -65,8 +65,9 @@ class PluginSettings(BaseSettings):
     def _problem(cls, item: Any) -> str:
         head, *rest = [str(part) for part in item["loc"]] or ["settings"]
         variable = ".".join([head if head.isupper() else cls._prefix() + head.upper(), *rest])
-        secret = any(word in variable.lower() for word in _SECRET_WORDS)
-        given = "(hidden)" if secret else shown(item["input"])
+        given = shown(item["input"])
+        if "@" in given or any(word in variable.lower() for word in _SECRET_WORDS):  # addresses can hold passwords
+            given = "(hidden)"
         return f"{variable}: {given} is not allowed; {item['msg'].removeprefix('Value error, ')}"
 
 

@@ -43,8 +43,8 @@ def settings(project):
             "supabase_url": project.url,
             "supabase_service_role_key": SERVICE_KEY,
             "job_callback_secret": CALLBACK_SECRET,
-            "supabase_timeout": 0.5,
-            "supabase_tries": 3,
+            "timeout": 0.5,
+            "tries": 3,
         }
         return SupabaseSettings(**{**given, **values})
 

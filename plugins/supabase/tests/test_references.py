@@ -9,8 +9,7 @@ import time
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from wan_host_supabase import patience
 from wan_host_supabase.references import fetch, own_path
 
@@ -157,7 +156,7 @@ def test_a_reference_that_does_not_come_in_time_is_worth_another_attempt(project
     project.fail("GET", GET, "hang", times=100)
     begun = time.monotonic()
     with pytest.raises(ReferenceUnreachable, match="in time"):
-        fetch(OWN, context, settings(reference_timeout=0.3, supabase_timeout=30))
+        fetch(OWN, context, settings(reference_timeout=0.3, timeout=30))
     assert time.monotonic() - begun < 1.5
 
 
@@ -166,5 +165,5 @@ def test_a_cancelled_job_stops_reading(project, context, settings):
     threading.Timer(0.2, context.cancel).start()
     begun = time.monotonic()
     with pytest.raises(JobCancelled):
-        fetch(OWN, context, settings(supabase_timeout=30))
+        fetch(OWN, context, settings(timeout=30))
     assert time.monotonic() - begun < 1.5

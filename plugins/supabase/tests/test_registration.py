@@ -80,7 +80,7 @@ def test_a_slash_at_the_end_of_the_address_is_dropped(project, settings, worker,
 
 
 def test_the_address_is_told_again_and_again(project, settings, worker):
-    start(worker, settings().model_copy(update={"supabase_register_seconds": 0.05}))
+    start(worker, settings().model_copy(update={"register_seconds": 0.05}))
     until(lambda: len(project.registrations) >= 4)
 
 
@@ -136,7 +136,7 @@ def test_without_a_public_address_it_says_so_once_and_does_nothing(project, sett
     assert not project.asked
 
 
-@pytest.mark.parametrize("values", [{"supabase_url": None}, {"supabase_register": False}])
+@pytest.mark.parametrize("values", [{"supabase_url": None}, {"registers": False}])
 def test_a_worker_that_is_not_to_register_is_silent(project, settings, worker, logged, values):
     start(worker, settings(**values))
     assert not logged

@@ -23,8 +23,8 @@ def test_the_services_variables_keep_their_names(monkeypatch):
     settings = read_settings()
     assert (settings.supabase_url, settings.service_key, settings.runpod_pod_id) == ("https://abc.supabase.co", "key", "pod1")
     assert settings.job_callback_secret.get_secret_value() == "secret"
-    assert (settings.bucket, settings.supabase_tries, settings.reference_max_bytes) == ("results", 7, 5)
-    assert settings.supabase_reference_buckets == ("a", "b")
+    assert (settings.bucket, settings.tries, settings.reference_max_bytes) == ("results", 7, 5)
+    assert settings.reference_buckets == ("a", "b")
     assert settings.missing == ""
 
 
@@ -46,7 +46,7 @@ def test_the_file_holds_the_same_settings_below_the_environment(monkeypatch, tmp
     monkeypatch.setenv("WAN_HOST_SUPABASE_TIMEOUT", "6")
     settings = read_settings()
     assert (settings.bucket, settings.supabase_url) == ("results", "https://file.supabase.co")
-    assert (settings.supabase_tries, settings.supabase_timeout) == (2, 6)
+    assert (settings.tries, settings.timeout) == (2, 6)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_a_small_file_goes_in_one_request_and_its_size_is_confirmed(project, pub
 
 
 def test_content_type_and_cache_time_reach_the_store(project, file, publish):
-    publish(file(10, "u1/job1/0.thumb.webp", "image/webp"), supabase_cache_seconds=60)
+    publish(file(10, "u1/job1/0.thumb.webp", "image/webp"), cache_seconds=60)
     stored = project.objects["workspace-temp", "u1/job1/0.thumb.webp"]
     assert (stored.content_type, stored.cache_control) == ("image/webp", "max-age=60")
 
@@ -100,7 +100,7 @@ def test_an_upload_whose_answer_was_lost_is_asked_for_and_not_sent_again(project
 
 def test_an_upload_that_timed_out_is_asked_for_and_not_sent_again(project, file, publish):
     project.fail("POST", OBJECT, "hang_after")
-    publish(file(1000), supabase_timeout=0.3)
+    publish(file(1000), timeout=0.3)
     assert (project.count("POST", OBJECT), project.count("POST", TUS)) == (1, 0)
 
 
@@ -298,7 +298,7 @@ def test_an_address_that_redirects_is_refused_and_gets_no_key(project, publish, 
 def test_a_refusal_that_cannot_be_heard_because_the_store_stopped_reading_is_heard_all_the_same(project, file, publish):
     project.buckets["workspace-temp"] = Bucket(limit=1000)
     with pytest.raises(PublishRefused, match="file size limit"):
-        publish(file(AT_ONCE_BYTES), supabase_timeout=0.5)
+        publish(file(AT_ONCE_BYTES), timeout=0.5)
 
 
 @pytest.mark.parametrize("key", ["u1/../u2/0.mp4", "u1/jöb/0.mp4", "u1//0.mp4", "u1/%2e%2e/0.mp4", "u1/{0}.mp4"])
@@ -331,7 +331,7 @@ def test_a_cancelled_upload_ends_within_a_moment(project, upload, context, publi
     threading.Timer(0.3, context.cancel).start()
     begun = time.monotonic()
     with pytest.raises(JobCancelled):
-        publish(upload, supabase_timeout=30)
+        publish(upload, timeout=30)
     assert time.monotonic() - begun < 1.5
     assert not project.objects
 
@@ -351,7 +351,7 @@ def test_an_upload_ends_at_the_jobs_deadline(project, file, tmp_path, settings):
     context = StageContext(job_id="job1", user_id="u1", workdir=tmp_path, deadline=time.monotonic() + 0.5)
     begun = time.monotonic()
     with pytest.raises(DeadlineExceeded):
-        Store(settings(supabase_timeout=30)).publish(file(10), context)
+        Store(settings(timeout=30)).publish(file(10), context)
     assert time.monotonic() - begun < 1.5
 
 

@@ -35,7 +35,7 @@ def fetch(uri: str, context: HookContext, settings: SupabaseSettings) -> bytes |
     """
     if settings.supabase_url is None:
         return None
-    buckets = {*settings.supabase_reference_buckets, settings.bucket}
+    buckets = {*settings.reference_buckets, settings.bucket}
     if not _claimed(uri, buckets):
         return None
     path = own_path(uri, context.user_id, buckets)
@@ -46,8 +46,8 @@ def fetch(uri: str, context: HookContext, settings: SupabaseSettings) -> bytes |
         return ReferenceUnreachable(settings.without_secrets(f"{_shown(uri)} could not be read: {reason}"))
 
     deadline = time.monotonic() + min(settings.reference_timeout, context.remaining())
-    with watched_client(_Bounded(context, deadline), settings.supabase_timeout) as http:
-        return Patience(_Bounded(context, deadline), settings.supabase_tries, unreachable).persist(
+    with watched_client(_Bounded(context, deadline), settings.timeout) as http:
+        return Patience(_Bounded(context, deadline), settings.tries, unreachable).persist(
             lambda: _read(http, path, uri, settings)
         )
 
@@ -106,7 +106,7 @@ def _read(http: httpx.Client, path: str, uri: str, settings: SupabaseSettings) -
                     raise too_large
             return bytes(body)
     except httpx.HTTPError as error:
-        raise unheard(error, "the storage", settings.supabase_timeout) from None
+        raise unheard(error, "the storage", settings.timeout) from None
 
 
 def _fault(answer: Answer, uri: str, settings: SupabaseSettings) -> Passing | ReferenceRejected:

@@ -35,7 +35,7 @@ _lock = threading.Lock()
 
 def start(worker: WorkerInfo, settings: SupabaseSettings) -> None:
     """Begin to register the worker, once; say why not where that cannot be."""
-    if settings.supabase_url is None or not settings.supabase_register:
+    if settings.supabase_url is None or not settings.registers:
         return
     if settings.missing:
         log.warning("worker is not registered: a setting is missing", missing=settings.missing)
@@ -99,7 +99,7 @@ class Registration:
                 log.info("worker deregistered", url=self._address)
 
     def _pause(self, faults: int) -> float:
-        every = self._settings.supabase_register_seconds
+        every = self._settings.register_seconds
         return backoff(faults - 1, _FIRST_PAUSE, every) if faults else every * random.uniform(0.8, 1.2)  # noqa: S311  # no secret
 
     def _call(self, http: httpx.Client, fields: dict[str, Any], timeout: float) -> str | None:

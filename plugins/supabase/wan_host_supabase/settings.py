@@ -6,57 +6,50 @@ plugin's own are ``WAN_HOST_SUPABASE_*``, or the table ``[supabase]`` of the fil
 
 from __future__ import annotations
 
-import os
-import tomllib
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
 
-from wan_host import SettingsError
-
-_PREFIX = "WAN_HOST_"
-_TABLE = "supabase"
-_SECRETS = frozenset({"SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY", "JOB_CALLBACK_SECRET"})
-_SEED_NAMES = _SECRETS | {"SUPABASE_URL", "RUNPOD_POD_ID"}
+from wan_host import PluginSettings
 
 
 def _known_as(*names: str) -> Any:
     return Field(default=None, validation_alias=AliasChoices(*names, *(name.lower() for name in names)))
 
 
-class SupabaseSettings(BaseSettings):
-    """What the plugin needs to know. Times are seconds, sizes bytes."""
+def _of_host(name: str) -> AliasChoices:
+    """Read the host's setting of that name, under its own variable or from the file's top level."""
+    return AliasChoices(f"WAN_HOST_{name.upper()}", name)
 
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True, hide_input_in_errors=True
-    )
+
+class SupabaseSettings(PluginSettings, env_prefix="WAN_HOST_SUPABASE_"):
+    """What the plugin needs to know. Times are seconds, sizes bytes."""
 
     supabase_url: str | None = _known_as("SUPABASE_URL")
     supabase_service_role_key: SecretStr | None = _known_as("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY")
     job_callback_secret: SecretStr | None = _known_as("JOB_CALLBACK_SECRET")
     runpod_pod_id: str | None = _known_as("RUNPOD_POD_ID")
 
-    bucket: str = Field(default="workspace-temp", pattern=r"^[A-Za-z0-9._-]{1,100}$")
-    callback_timeout: float = Field(default=10, gt=0, le=300)
-    reference_timeout: float = Field(default=30, gt=0)
-    reference_max_bytes: int = Field(default=20_000_000, gt=0)
+    bucket: str = Field(default="workspace-temp", validation_alias=_of_host("bucket"), pattern=r"^[A-Za-z0-9._-]{1,100}$")
+    callback_timeout: float = Field(default=10, validation_alias=_of_host("callback_timeout"), gt=0, le=300)
+    reference_timeout: float = Field(default=30, validation_alias=_of_host("reference_timeout"), gt=0)
+    reference_max_bytes: int = Field(default=20_000_000, validation_alias=_of_host("reference_max_bytes"), gt=0)
 
-    supabase_reference_buckets: Annotated[tuple[str, ...], NoDecode] = ("workspace-temp", "user-library")
+    reference_buckets: Annotated[tuple[str, ...], NoDecode] = ("workspace-temp", "user-library")
     """Buckets that references are read from, beside the one that is published to."""
-    supabase_cache_seconds: int = Field(default=3600, ge=0)
+    cache_seconds: int = Field(default=3600, ge=0)
     """How long browsers and the CDN may keep a published file."""
-    supabase_timeout: float = Field(default=30, gt=0, le=600)
+    timeout: float = Field(default=30, gt=0, le=600)
     """How long the store may stand still within one request."""
-    supabase_tries: int = Field(default=4, ge=1, le=20)
+    tries: int = Field(default=4, ge=1, le=20)
     """Faults in a row, without progress between them, until the host is told."""
-    supabase_register: bool = True
-    supabase_register_seconds: float = Field(default=300, ge=1)
+    registers: bool = Field(default=True, validation_alias=AliasChoices("WAN_HOST_SUPABASE_REGISTER", "register"))
+    register_seconds: float = Field(default=300, ge=1)
     """How often the worker's address is told again."""
 
-    @field_validator("supabase_reference_buckets", mode="before")
+    @field_validator("reference_buckets", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Read the list as an array from the file and comma-separated from the environment."""
@@ -85,18 +78,6 @@ class SupabaseSettings(BaseSettings):
             raise ValueError("must be printable ASCII without spaces")
         return SecretStr(text)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the signature is pydantic-settings' own
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # as above
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment first, then the host's file."""
-        return (init_settings, env_settings, InitSettingsSource(settings_cls, _from_file()))
-
     @property
     def service_key(self) -> str:
         """The service role key, empty if there is none."""
@@ -123,28 +104,4 @@ class SupabaseSettings(BaseSettings):
 @cache
 def read_settings() -> SupabaseSettings:
     """Read the settings once in a process. Raise SettingsError with one line that names what is wrong."""
-    try:
-        return SupabaseSettings()
-    except ValidationError as error:
-        raise SettingsError("; ".join(map(_problem, error.errors(include_url=False)))) from None
-
-
-def _from_file() -> dict[str, Any]:
-    """Return the host's settings and, under their long names, those of the plugin's table."""
-    path = Path(os.environ.get("WAN_HOST_CONFIG") or "wan-host.toml").expanduser()
-    if not path.is_file():
-        return {}
-    try:
-        with path.open("rb") as file:
-            values = tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path} is no TOML: {error}") from None
-    table = values.pop(_TABLE, {})
-    return values | {f"{_TABLE}_{name}": value for name, value in table.items()} if isinstance(table, dict) else values
-
-
-def _problem(problem: Any) -> str:
-    name, given = str(problem["loc"][0]).upper(), problem["input"]
-    hidden = name in _SECRETS or "@" in str(given)
-    shown = name if name in _SEED_NAMES else _PREFIX + name
-    return f"{shown}: {'(hidden)' if hidden else repr(given)} is not allowed; {problem['msg'].removeprefix('Value error, ')}"
+    return SupabaseSettings.read()

@@ -69,7 +69,7 @@ class Store:
         found = file.path.stat().st_size
         if found != file.file_size_bytes:
             raise PublishFailed(f"{file.key} has {found} bytes on disk, {file.file_size_bytes} were expected")
-        with watched_client(context, self._settings.supabase_timeout) as http:
+        with watched_client(context, self._settings.timeout) as http:
             stored = _Upload(self, self._settings, file, context, http).run()
         return PublishedFile(url=f"{self._settings.bucket}/{file.key}", file_size_bytes=stored.size)
 
@@ -94,7 +94,7 @@ class _Upload:
     ) -> None:
         self._store, self._settings, self._file, self._http = store, settings, file, http
         self._bucket = _bucket(settings, http)
-        self._patience = Patience(context, settings.supabase_tries, self._failed)
+        self._patience = Patience(context, settings.tries, self._failed)
         self._resumable = file.file_size_bytes > AT_ONCE_BYTES
 
     def run(self) -> Stored:
@@ -119,7 +119,7 @@ class _Upload:
 
         options: Any = {
             "content-type": self._file.content_type,
-            "cache-control": str(self._settings.supabase_cache_seconds),
+            "cache-control": str(self._settings.cache_seconds),
             "upsert": "true",
         }
         try:
@@ -128,7 +128,7 @@ class _Upload:
         except StorageApiError as error:
             raise self._fault(_answer(error)) from None
         except httpx.HTTPError as error:
-            fault = unheard(error, _STORAGE, self._settings.supabase_timeout)
+            fault = unheard(error, _STORAGE, self._settings.timeout)
         except (ValueError, KeyError, TypeError):
             fault = Unheard(f"{_STORAGE} answered a success that it never gives; does SUPABASE_URL lead to Supabase?")
         else:
@@ -156,10 +156,10 @@ class _Upload:
                 key=self._file.key,
                 size=self._file.file_size_bytes,
                 content_type=self._file.content_type,
-                cache_seconds=self._settings.supabase_cache_seconds,
+                cache_seconds=self._settings.cache_seconds,
             ),
             address=kept.address if kept is not None else None,
-            timeout=self._settings.supabase_timeout,
+            timeout=self._settings.timeout,
         )
 
         def arrived() -> bool:
@@ -189,7 +189,7 @@ class _Upload:
                 return None
             raise self._fault(answer) from None
         except httpx.HTTPError as error:
-            raise unheard(error, _STORAGE, self._settings.supabase_timeout) from None
+            raise unheard(error, _STORAGE, self._settings.timeout) from None
         except (ValueError, KeyError, TypeError):
             raise Passing(f"{_STORAGE} answered no object info; does SUPABASE_URL lead to Supabase?") from None
 
