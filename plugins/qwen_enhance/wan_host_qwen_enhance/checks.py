@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from wan_host_qwen_enhance.instruction import ENHANCED, PROMPT, Instruction
-from wan_host_qwen_enhance.words import COLOURS, NUMBERS, OPPOSITES, coloured, content_words, stem, stems, words
+from wan_host_qwen_enhance.words import COLOURS, NUMBERS, OPPOSITES, UNSPACED, coloured, content_words, stem, stems, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEPT_SHARE = 0.7
 """So many of the prompt's words that carry meaning must stand in the result; colours and numbers must all."""
+LEAST_ADDED = 5
+"""So many words more than the prompt, unless that is long already: then a rewriting may be as long."""
+LONG_PROMPT = 60
 ECHO_SHARE = 0.3
 REPEATED_SHARE = 0.2
 LIMIT_MARGIN = 0.8
 """Tokens are counted with the enhancer's tokenizer, the limit is that of the video model's own: this is the room between them."""
 _RUN = 4
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffd]")
 _SENTENCE = re.compile(r"[^.!?。！？]+[.!?。！？]+[\"'”’)]*|[^.!?。！？]+$")  # noqa: RUF001  # sentence ends of Chinese and Japanese
 _END = re.compile(r"[.!?。！？][\"'”’)]*$")  # noqa: RUF001  # as above
 _LABEL = re.compile(
@@ -37,6 +42,8 @@ _REFUSAL = re.compile(
     r"|抱歉|无法提供|作为(?:一个)?(?:人工智能|AI)",
     re.IGNORECASE,
 )
+_VOICE = re.compile(r"[\"“”]|\b(?:I|I'm|I've|you|your|yourself|my|me)\b")
+"""Speech, and stories told by or to somebody: a small model drifts into them after a few sentences."""
 _ADDRESS = re.compile(
     r"\b(?:this (?:prompt|instruction|paragraph|rewrit\w+)|the (?:prompt|instruction)s? (?:is|are|asks?|says?)|let me know"
     r"|i (?:hope|think|have|would|will)\b|hope this|rewrit(?:e|ten) (?:the|this)|text-to-(?:video|image))",
@@ -45,7 +52,7 @@ _ADDRESS = re.compile(
 
 
 def tidy(text: str, prompt: str, *, finished: bool) -> str:
-    """Return the paragraph itself: without labels, quotes and markup, without repeated or contradicting sentences.
+    """Return the paragraph itself: without labels, quotes and markup, without sentences that repeat, contradict or speak.
 
     Where the model was stopped, the sentence that it was at is left out.
     """
@@ -57,19 +64,20 @@ def tidy(text: str, prompt: str, *, finished: bool) -> str:
     sentences = [sentence.strip() for sentence in _SENTENCE.findall(text)]
     if not finished and sentences and not _END.search(sentences[-1]):
         sentences.pop()
-    kept = [sentence for sentence in dict.fromkeys(sentences) if contradiction(sentence, prompt) is None]
+    kept = [
+        sentence
+        for sentence in dict.fromkeys(sentences)
+        if contradiction(sentence, prompt) is None and (_VOICE.search(prompt) or not _VOICE.search(sentence))
+    ]
     return " ".join(kept)
 
 
 def contradiction(text: str, prompt: str) -> str | None:
     """Return the word by which a text says the opposite of the prompt: another direction, or another colour of the same thing."""
-    asked = set(words(prompt))
-    said = set(words(text))
+    asked, said = stems(prompt), stems(text)
     for word in asked & OPPOSITES.keys():
-        opposite = OPPOSITES[word]
-        found = next((other for other in said if other == opposite or other.startswith(f"{opposite}ward")), None)
-        if found is not None and found not in asked:
-            return found
+        if OPPOSITES[word] in said - asked and word not in said:
+            return OPPOSITES[word]
     wanted = coloured(prompt)
     for thing, colours in coloured(text).items():
         other = colours - wanted.get(thing, colours)
@@ -78,18 +86,32 @@ def contradiction(text: str, prompt: str) -> str | None:
     return None
 
 
+def refuses(text: str, prompt: str) -> bool:
+    """Whether the model says that it will not; a prompt that speaks so itself may be answered so."""
+    return _REFUSAL.search(text) is not None and _REFUSAL.search(prompt) is None
+
+
 def objection(text: str, prompt: str, instruction: Instruction) -> str | None:
     """Return what speaks against using ``text`` in place of ``prompt``, or None."""
-    return next(_objections(text, prompt, instruction), None)
+    return next(chain(_faults(text, prompt), _shortcomings(text, prompt, instruction)), None)
 
 
-def _objections(text: str, prompt: str, instruction: Instruction) -> Iterator[str]:
+def _faults(text: str, prompt: str) -> Iterator[str]:
+    """Yield why this is no description at all."""
     if not words(text):
         yield "it is empty"
-    if _REFUSAL.search(text) and not _REFUSAL.search(prompt):
+    if _NO_TEXT.search(text):
+        yield "it holds characters of no text"
+    if UNSPACED.search(text) and not UNSPACED.search(prompt):
+        yield "it changes the script"
+    if refuses(text, prompt):
         yield "it is a refusal"
     if _ADDRESS.search(text) and not _ADDRESS.search(prompt):
         yield "it talks about the task"
+
+
+def _shortcomings(text: str, prompt: str, instruction: Instruction) -> Iterator[str]:
+    """Yield why this description does not stand for the prompt."""
     if _plain(text) == _plain(prompt):
         yield "it is the prompt unchanged"
     if _echoes(text, prompt, instruction):
@@ -99,8 +121,9 @@ def _objections(text: str, prompt: str, instruction: Instruction) -> Iterator[st
     lost = lost_words(text, prompt)
     if lost:
         yield f"it lost {', '.join(lost)}"
-    if len(words(text)) <= len(words(prompt)):
-        yield "it says no more than the prompt"
+    asked, said = len(words(prompt)), len(words(text))
+    if asked < LONG_PROMPT and said < asked + LEAST_ADDED:
+        yield "it adds next to nothing"
 
 
 def lost_words(text: str, prompt: str) -> list[str]:

@@ -5,6 +5,7 @@ The retry differs in kind: the model's answer is begun for it with the prompt, w
 
 from __future__ import annotations
 
+import logging
 import time
 import zlib
 from collections import OrderedDict
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wan_host import Enhancement
-from wan_host_qwen_enhance.checks import objection, tidy, token_limit
+from wan_host_qwen_enhance.checks import objection, refuses, tidy, token_limit
 from wan_host_qwen_enhance.instruction import Instruction, read_instruction
 from wan_host_qwen_enhance.model import OutOfTime, Sampling
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from wan_host import EnhanceRequest, LaneContext
     from wan_host_qwen_enhance.model import LanguageModel
     from wan_host_qwen_enhance.settings import EnhanceSettings
+
+_log = logging.getLogger("wan_host_qwen_enhance")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,7 @@ class Enhancer:
             if problem is None:
                 return Enhancement(prompt=text, source=self._model.source)
             problems.append(problem)
+            _log.debug("attempt %d of %s was rejected: %s", len(problems), self._model.name, problem)
         reason = f"{self._model.name} wrote nothing usable: {problems[0]}; in the retry: {problems[1]}"
         return Enhancement(prompt=original, source="none", reason=reason)
 
@@ -102,7 +106,8 @@ class Enhancer:
         begun = task.text if not opening else f"{task.text}{'' if self._model.chat else ' '}{opening}"
         draft = self._model.write(begun, task.sampling, context, deadline=task.deadline)
         text = tidy(f"{opening} {draft.text}", task.prompt, finished=draft.finished)
-        problem = objection(text, task.prompt, task.instruction)
+        # asked of the draft as it came: tidying takes off the sentence in which a model speaks of itself
+        problem = "it is a refusal" if refuses(draft.text, task.prompt) else objection(text, task.prompt, task.instruction)
         if problem is None and (tokens := self._model.count(text)) > task.limit:
             problem = f"it has {tokens} tokens, {task.limit} are allowed"
         return text, problem

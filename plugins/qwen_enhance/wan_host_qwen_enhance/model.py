@@ -5,6 +5,7 @@ Weights come from safetensors or GGUF, and no code of a repository is ever run.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -137,6 +138,7 @@ class LanguageModel:
 def load(model: ModelInfo, settings: EnhanceSettings, context: LaneContext) -> LanguageModel:
     """Load the tokenizer and weights that ``model.path`` names. Raise ModelLoadFailed with what is wrong with the files."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -145,16 +147,25 @@ def load(model: ModelInfo, settings: EnhanceSettings, context: LaneContext) -> L
     device = context.device if settings.device == "auto" else settings.device
     dtype = getattr(torch, settings.dtype) if settings.dtype != "auto" else _natural_dtype(device)
     logging.disable_progress_bar()
+    if device == "cpu":
+        torch.set_num_threads(settings.threads or max(1, _cores() // 2))
     try:
         context.progress(f"reading the tokenizer of {model.name}")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **file)
         context.progress(f"reading the weights of {model.name}")
-        weights = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, local_files_only=True, **(file or {"use_safetensors": True})
+        weights, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **(file or {"use_safetensors": True}),
         )
+        if found["missing_keys"]:
+            raise ValueError(f"the files lack {', '.join(sorted(found['missing_keys'])[:3])}")
         context.progress(f"moving {model.name} to {device}")
         weights = weights.to(device).eval()
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise ModelLoadFailed(f"{model.name}: {path} could not be loaded: {error}") from error
     ends = _ends(tokenizer, weights)
     chat = settings.prompting == "chat" or (settings.prompting == "auto" and _speaks_in_turns(tokenizer, ends))
@@ -164,6 +175,11 @@ def load(model: ModelInfo, settings: EnhanceSettings, context: LaneContext) -> L
         raise ModelLoadFailed(f"{model.name}: {path} names no token that ends a text (eos_token)")
     source = str(model.options.get("source") or model.name)
     return LanguageModel(name=model.name, source=source, tokenizer=tokenizer, weights=weights, chat=chat, ends=ends)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _natural_dtype(device: str) -> torch.dtype:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Literal
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from wan_host import SettingsError
 
@@ -37,9 +38,11 @@ class EnhanceSettings(BaseSettings):
     """``auto`` is bfloat16 on a GPU and float32 on a CPU."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """``auto`` is the enhance lane's own device."""
+    threads: int = Field(default=0, ge=0)
+    """Of a CPU; 0 is half of its cores, because the video model wants the others."""
     prompting: Literal["auto", "chat", "completion"] = "auto"
     """``auto`` is ``chat`` for models that end their turns as their chat template does."""
-    max_new_tokens: int = Field(default=192, ge=16, le=1024)
+    max_new_tokens: int = Field(default=160, ge=16, le=1024)
     temperature: float = Field(default=0.0, ge=0, le=2)
     """0 takes the likeliest word each time. Above, words are drawn, from a seed that the prompt gives."""
     repetition_penalty: float = Field(default=1.15, ge=1, le=2)
@@ -77,18 +80,11 @@ class EnhanceSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the signature is pydantic-settings' own
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # as above
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment, then the plugin's table of the file, then the file's top level, where the host's folders stand."""
+        """Environment, then the plugin's table of the file, then the two folders of the host from the file's top level."""
         file = Path(os.environ.get("WAN_HOST_CONFIG") or _FILE)
-        table = TomlConfigSettingsSource(settings_cls, file, toml_table_header=("qwen_enhance",))
-        return (init_settings, env_settings, table, _Folders(settings_cls, file))
-
-
-class _Folders(TomlConfigSettingsSource):
-    """The two settings of the host that the plugin follows; other names of the file's top level are not the plugin's."""
-
-    def __call__(self) -> dict[str, object]:
-        """Return them where the file has them."""
-        return {name: value for name, value in super().__call__().items() if name.lower().endswith(("data_dir", "models_dir"))}
+        content = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        folders = {name: content[name] for name in ("data_dir", "models_dir") if name in content}
+        return (init_settings, env_settings, InitSettingsSource(settings_cls, folders | content.get("qwen_enhance", {})))
 
 
 def read_settings() -> EnhanceSettings:

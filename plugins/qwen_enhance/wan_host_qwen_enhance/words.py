@@ -14,12 +14,16 @@ COLOURS = _listed(
     "red orange yellow green cyan turquoise blue purple violet pink black white gray grey brown golden silver beige"
 )
 NUMBERS = _listed("two three four five six seven eight nine ten eleven twelve dozen hundred thousand")
-OPPOSITES = {
-    "left": "right", "right": "left", "leftwards": "right", "rightwards": "left", "up": "down", "down": "up",
-    "upwards": "down", "downwards": "up", "upward": "down", "downward": "up", "clockwise": "counterclockwise",
-    "counterclockwise": "clockwise", "day": "night", "night": "day",
-}  # fmt: skip
-"""What contradicts a word of the prompt; the values also stand for their own longer forms."""
+_PAIRS = (
+    ("left", "right"),
+    ("leftward", "rightward"),
+    ("up", "down"),
+    ("upward", "downward"),
+    ("grow", "shrink"),
+    ("day", "night"),
+)
+OPPOSITES = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
+"""Stems that contradict each other."""
 _EMPTY = _listed(
     """a an the this that these those some any each every its it his her their my your our and or but nor with without within
     while as is are was were be been being has have had does do did of on in at to from into onto over under above below by
@@ -27,9 +31,9 @@ _EMPTY = _listed(
     very so such who which what when where how can will would should may might must one not no also just than too video clip
     image picture photo photograph animation footage scene shot please make create generate show shows showing"""
 )
-_ENDINGS = ("ingly", "ing", "ies", "ied", "ely", "ed", "es", "ly", "e", "s", "y")
+_ENDINGS = ("ingly", "ing", "ely", "ed", "es", "ly", "e", "s", "y")
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
-_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")
+UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")
 """Scripts that put no spaces between words: there every character counts as one."""
 _LEAST_STEM = 3
 
@@ -38,7 +42,7 @@ def words(text: str) -> list[str]:
     """Return the words of a text in lower case."""
     found: list[str] = []
     for word in _WORD.findall(text.lower()):
-        found += _UNSPACED.findall(word) if _UNSPACED.search(word) else [word]
+        found += UNSPACED.findall(word) if UNSPACED.search(word) else [word]
     return found
 
 
@@ -50,13 +54,13 @@ def content_words(text: str) -> list[str]:
 def stem(word: str) -> str:
     """Return what the forms of a word have in common: ``running``, ``runs`` and ``run`` have the same stem."""
     word = word.removesuffix("'s").removesuffix("\u2019s")
+    if len(word) > _LEAST_STEM + 1 and word.endswith(("ies", "ied")):
+        word = word[:-3] + "y"
     for ending in _ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= _LEAST_STEM:
             word = word.removesuffix(ending)
             break
-    if len(word) > _LEAST_STEM and word[-1] == word[-2]:
-        word = word[:-1]
-    return word.removesuffix("i") if len(word) > _LEAST_STEM else word
+    return word[:-1] if len(word) > _LEAST_STEM and word[-1] == word[-2] else word
 
 
 def stems(text: str) -> set[str]:

