@@ -68,7 +68,7 @@ def test_steps_and_stages_are_told(vace, image, recorder):
     assert context.events.count("decoding") == 2
 
 
-@pytest.mark.parametrize("moment", ["encoding the prompt", "step 2/3", "decoding"])
+@pytest.mark.parametrize("moment", ["encoding the prompt", "denoising", "step 2/3", "decoding"])
 def test_a_cancel_ends_the_job_at_once_and_leaves_no_trace(moment, vace, video, recorder):
     before = generate(video(), vace, recorder()).clips[0].frames
     context = recorder(stop_at=moment, error=JobCancelled("stop"))

@@ -90,12 +90,18 @@ class Wan21:
         empty_cache(self.device)
 
     def _watch(self) -> None:
-        """Report, and stop where the job was cancelled, between layers of the text encoder and chunks of the VAE."""
+        """Report, and stop where the job was cancelled, between pieces of work.
+
+        They are layers of the text encoder, chunks of the VAE and passes of a step. Hooks on the transformer's blocks would
+        break their compiled graphs.
+        """
         vae, encoder = self.components.vae, self.components.text_encoder.encoder
+        transformers = {id(module): module for module in (self.components.transformer, self.components.plain)}
         for note, modules in (
             ("encoding the prompt", encoder.block),
             ("encoding with the VAE", [vae.encoder]),
             ("decoding", [vae.decoder]),
+            ("denoising", transformers.values()),
         ):
             for module in modules:
                 module.register_forward_pre_hook(lambda *_, note=note: self._progress(note))
