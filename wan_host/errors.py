@@ -31,7 +31,7 @@ the class alone:
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 __all__ = [
     "AttemptsExhausted",
@@ -80,6 +80,13 @@ class WanHostError(Exception):
 
     error_type: ClassVar[str] = "internal"
 
+    @classmethod
+    def from_message(cls, message: str) -> Self:
+        """Make the error again from its finished message, after it has crossed a process border as text."""
+        error = cls.__new__(cls)
+        error.args = (message,)
+        return error
+
 
 class PermanentError(WanHostError):
     """Another attempt cannot help."""
@@ -95,18 +102,10 @@ class InvalidJob(PermanentError):
     def __init__(self, field: str, value: object, allowed: str) -> None:
         """``field`` is the dotted path in the payload, ``value`` what was given, ``allowed`` what would have been right."""
         super().__init__(f"{field}: {shown(value)} is not allowed; {allowed}")
-        self.field = field
-        self.allowed = allowed
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle as the finished message: values of payloads need not cross process borders."""
-        return (_restore_invalid_job, (str(self), self.field, self.allowed))
-
-
-def _restore_invalid_job(message: str, field: str, allowed: str) -> InvalidJob:
-    error = InvalidJob(field, None, allowed)
-    error.args = (message,)
-    return error
+        return (InvalidJob.from_message, (str(self),))
 
 
 class UnsupportedRequest(PermanentError):

@@ -46,7 +46,7 @@ def describe(error: BaseException, *, otherwise: type[errors.WanHostError], subj
 def revive(fault_error: str, message: str) -> errors.WanHostError:
     """Return the error that a described fault stands for."""
     kind: type[errors.WanHostError] = getattr(errors, fault_error)
-    return kind(message)
+    return kind.from_message(message)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -73,9 +73,7 @@ def _is_device_fault(error: BaseException) -> bool:
 
 
 def _public_name(error: errors.WanHostError) -> str:
-    # InvalidJob is made from a field, a value and what is allowed: across a process border it is the plain permanent error
-    # that its own pickle says
     for kind in type(error).__mro__:
-        if kind.__name__ in errors.__all__ and kind is not errors.InvalidJob:
+        if kind.__name__ in errors.__all__:
             return kind.__name__
     return errors.WanHostError.__name__
