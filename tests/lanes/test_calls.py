@@ -103,7 +103,7 @@ async def test_each_error_of_a_plugin_arrives_as_its_class_and_the_lane_lives_on
     cases = {
         "raises": (errors.GenerationFailed, r"generating with model 'raises' \(plugin 'fake'\) raised ValueError: the sampler"),
         "refuses": (errors.UnsupportedRequest, "no such mode here; there is none"),
-        "invalid": (errors.PermanentError, "config.frames: 5 is not allowed; one of 1, 9"),
+        "invalid": (errors.InvalidJob, "config.frames: 5 is not allowed; one of 1, 9"),
         "system-exit": (errors.GenerationFailed, "raised SystemExit: 5"),
         "load-raises": (errors.ModelLoadFailed, "raised FileNotFoundError: no such folder"),
         "load-none": (errors.ModelLoadFailed, "plugin 'fake' returned None"),
