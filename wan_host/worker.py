@@ -85,6 +85,7 @@ class Worker:
         """Set the metrics that are read when somebody asks."""
         metrics, states = self.metrics, self.pool.states()
         metrics.build_info.labels(__version__).set(1)
+        metrics.plugin_info.clear()  # a plugin's status is a label and can change
         for record in self.hooks.registry.records:
             metrics.plugin_info.labels(record.name, record.version, record.status).set(1)
         loaded = {name for state in states for name in state.loaded}
