@@ -135,6 +135,11 @@ def test_another_direction_or_colour_than_the_prompt_s_is_a_contradiction(text, 
     assert contradiction(text, PROMPT) == found
 
 
+def test_forms_of_a_direction_are_one_direction():
+    assert contradiction("It sinks downwards.", "a kite rises up") == "down"
+    assert contradiction("It sinks down.", "a kite rises upwards") == "down"
+
+
 def test_a_thing_that_shrinks_must_not_grow():
     assert contradiction("It seems to be growing.", "a star shrinks") == "grow"
 
@@ -146,6 +151,12 @@ def test_a_prompt_with_both_directions_contradicts_neither():
 def test_contradicting_and_repeated_sentences_are_left_out():
     text = "A red circle moves to the right. It then turns left! It is bright. It is bright."
     assert tidy(text, PROMPT, finished=True) == "A red circle moves to the right. It is bright."
+
+
+def test_a_prompt_that_names_hues_is_given_no_others_after_the_first_sentence():
+    text = "A red kite rises under a blue sky. Green hills roll below. The white string is tight."
+    assert tidy(text, "a red kite", finished=True) == "A red kite rises under a blue sky. The white string is tight."
+    assert tidy(text, "a kite", finished=True) == text
 
 
 def test_speech_and_talk_to_the_reader_are_left_out_unless_the_prompt_has_them():

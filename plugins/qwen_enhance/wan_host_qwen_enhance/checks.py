@@ -12,7 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from wan_host_qwen_enhance.instruction import ENHANCED, PROMPT, Instruction
-from wan_host_qwen_enhance.words import COLOURS, NUMBERS, OPPOSITES, UNSPACED, coloured, content_words, stem, stems, words
+from wan_host_qwen_enhance.words import COLOURS, HUES, NUMBERS, OPPOSITES, UNSPACED, coloured, content_words, stem, stems, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,17 +64,21 @@ def tidy(text: str, prompt: str, *, finished: bool) -> str:
     sentences = [sentence.strip() for sentence in _SENTENCE.findall(text)]
     if not finished and sentences and not _END.search(sentences[-1]):
         sentences.pop()
-    kept = [
-        sentence
-        for sentence in dict.fromkeys(sentences)
-        if contradiction(sentence, prompt) is None and (_VOICE.search(prompt) or not _VOICE.search(sentence))
-    ]
-    return " ".join(kept)
+    return " ".join(_fitting(list(dict.fromkeys(sentences)), prompt))
+
+
+def _fitting(sentences: list[str], prompt: str) -> Iterator[str]:
+    """Yield the sentences that stay with the prompt. One that names hues has said which: those after the first add no others."""
+    hues, speaks = HUES & set(words(prompt)), _VOICE.search(prompt)
+    for index, sentence in enumerate(sentences):
+        strange = index and hues and (HUES - hues) & set(words(sentence))
+        if not strange and contradiction(sentence, prompt) is None and (speaks or not _VOICE.search(sentence)):
+            yield sentence
 
 
 def contradiction(text: str, prompt: str) -> str | None:
     """Return the word by which a text says the opposite of the prompt: another direction, or another colour of the same thing."""
-    asked, said = stems(prompt), stems(text)
+    asked, said = ({found.removesuffix("ward") for found in stems(each)} for each in (prompt, text))
     for word in asked & OPPOSITES.keys():
         if OPPOSITES[word] in said - asked and word not in said:
             return OPPOSITES[word]

@@ -10,9 +10,8 @@ def _listed(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-COLOURS = _listed(
-    "red orange yellow green cyan turquoise blue purple violet pink black white gray grey brown golden silver beige"
-)
+HUES = _listed("red orange yellow green cyan turquoise blue purple violet pink")
+COLOURS = HUES | _listed("black white gray grey brown gold golden silver beige")
 NUMBERS = _listed("two three four five six seven eight nine ten eleven twelve dozen hundred thousand")
 _PAIRS = (
     ("left", "right"),
@@ -23,7 +22,7 @@ _PAIRS = (
     ("day", "night"),
 )
 OPPOSITES = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
-"""Stems that contradict each other."""
+"""Stems that contradict each other; those of ``leftwards`` and ``upward`` are cut to these."""
 _EMPTY = _listed(
     """a an the this that these those some any each every its it his her their my your our and or but nor with without within
     while as is are was were be been being has have had does do did of on in at to from into onto over under above below by
