@@ -56,8 +56,8 @@ def write_tiny(folder: Path, *, template: bool, taught: bool) -> Path:
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *letters])}
-    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    vocabulary = {token: index for index, token in enumerate(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *letters, "th"])}
+    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[("t", "h")]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     end = "<|im_end|>" if taught else "<|endoftext|>"
@@ -83,6 +83,43 @@ def write_tiny(folder: Path, *, template: bool, taught: bool) -> Path:
     return folder
 
 
+def write_gguf(source: Path, target: Path) -> Path:
+    """Write the tiny model in ``source`` as a GGUF file, as llama.cpp's converter does: metadata, vocabulary, tensors."""
+    import gguf
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer, Qwen2Config
+
+    config, tokenizer = Qwen2Config.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    writer = gguf.GGUFWriter(target, "qwen2")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    special = set(tokenizer.all_special_tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in tokens])
+    writer.add_token_merges(["t h"])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_chat_template(tokenizer.chat_template)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config.num_hidden_layers)
+    for name, tensor in load_file(source / "model.safetensors").items():
+        writer.add_tensor(names.get_name(name, (".weight", ".bias")), tensor.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     import torch
@@ -98,16 +135,17 @@ def clean_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("WAN_HOST_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("WAN_HOST_CONFIG", str(tmp_path / "wan-host.toml"))
+    (tmp_path / "wan-host.toml").touch()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def recorder() -> type[Recorder]:
     return Recorder
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the folder of a tiny model: ``instruct``, ``base`` (with an untaught template, as Qwen's) or ``bare`` (without)."""
+    """Return a tiny model: ``instruct``, ``base`` (with an untaught template, as Qwen's), ``bare`` (without), or ``gguf``."""
     kinds = {
         "instruct": {"template": True, "taught": True},
         "base": {"template": True, "taught": False},
@@ -116,7 +154,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     written: dict[str, Path] = {}
 
     def folder(kind: str) -> Path:
-        if kind not in written:
+        if kind == "gguf" and kind not in written:
+            written[kind] = write_gguf(folder("instruct"), tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+        elif kind not in written:
             written[kind] = write_tiny(tmp_path_factory.mktemp("models") / f"tiny-{kind}", **kinds[kind])
         return written[kind]
 

@@ -146,10 +146,31 @@ def test_the_weights_are_float32_on_a_cpu_unless_the_setting_says_otherwise(load
     assert str(loaded("bare", dtype="bfloat16").weights.dtype) == "torch.bfloat16"
 
 
-def test_loading_beats(tiny, recorder):
+def test_a_gguf_file_is_the_same_model(loaded, recorder):
+    folder, file = loaded("instruct"), loaded("gguf")
+    assert file.chat
+    assert file.ends == folder.ends
+    text = folder.text_for(INSTRUCTION, "a bird")
+    assert file.text_for(INSTRUCTION, "a bird") == text
+    assert file.write(text, GREEDY, recorder(), deadline=later()) == folder.write(text, GREEDY, recorder(), deadline=later())
+
+
+@pytest.mark.parametrize("kind", ["instruct", "gguf"])
+def test_loading_beats_in_place_of_progress_bars(tiny, recorder, capfd, kind):
+    tiny(kind)
+    capfd.readouterr()
     settings, context = read_settings(), recorder()
-    load(describe(find(str(tiny("bare")), settings.models_path), settings), settings, context)
-    assert len(context.beats) >= 3
+    model = describe(find(str(tiny(kind)), settings.models_path), settings)
+    load(model, settings, context)
+    assert context.beats.count(f"reading the weights of {model.name}") >= 2
+    assert capfd.readouterr().err == ""
+
+
+def test_a_load_that_is_cancelled_ends_between_two_tensors(tiny, recorder):
+    settings = read_settings()
+    context = recorder(stop_at=3, error=JobCancelled("job 1 was cancelled"))
+    with pytest.raises(JobCancelled):
+        load(describe(find(str(tiny("gguf")), settings.models_path), settings), settings, context)
 
 
 def test_broken_weights_fail_the_load_with_the_file_s_fault(loaded, tiny, tmp_path):

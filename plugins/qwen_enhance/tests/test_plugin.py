@@ -5,7 +5,6 @@ import pytest
 import wan_host_qwen_enhance as plugin
 
 from wan_host import EnhanceRequest, JobCancelled
-from wan_host.plugins import discover
 
 
 def test_importing_the_plugin_and_listing_its_models_imports_neither_torch_nor_transformers(tiny):
@@ -17,22 +16,6 @@ def test_importing_the_plugin_and_listing_its_models_imports_neither_torch_nor_t
     environment = {"WAN_HOST_QWEN_ENHANCE_PATH": str(tiny("base")), "PATH": "/usr/bin"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_the_host_finds_the_plugin_and_its_model(tiny, monkeypatch):
-    monkeypatch.setenv("WAN_HOST_QWEN_ENHANCE_PATH", str(tiny("instruct")))
-    registry = discover(disabled=("wan21", "tiny_wan", "supabase", "thumbnail"))
-    record = next(record for record in registry.records if record.name == "qwen_enhance")
-    assert record.status == "ok", record
-    assert "tiny-instruct" in registry.models
-
-
-def test_a_chosen_model_that_is_missing_is_shown_as_the_plugin_s_error(monkeypatch):
-    monkeypatch.setenv("WAN_HOST_QWEN_ENHANCE_PATH", "/nowhere")
-    registry = discover(disabled=("wan21", "tiny_wan", "supabase", "thumbnail"))
-    record = next(record for record in registry.records if record.name == "qwen_enhance")
-    assert record.status != "ok"
-    assert "there is no folder or .gguf file /nowhere" in record.error
 
 
 @pytest.mark.parametrize("kind", ["instruct", "base", "bare"])

@@ -5,12 +5,14 @@ Weights come from safetensors or GGUF, and no code of a repository is ever run.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from wan_host import ModelLoadFailed
 
@@ -135,32 +137,44 @@ class LanguageModel:
         return stop
 
 
+class _Heartbeats(io.TextIOBase):
+    """Turns the progress bars that transformers draws on standard error into heartbeats; the rest is passed on."""
+
+    def __init__(self, context: LaneContext, note: str, target: TextIO) -> None:
+        self._context, self._note, self._target = context, note, target
+
+    def write(self, text: str) -> int:
+        """Beat for a bar, which begins at the start of its line."""
+        if text.startswith("\r") or not text.strip():
+            self._context.progress(self._note)
+            return len(text)
+        return self._target.write(text)
+
+
 def load(model: ModelInfo, settings: EnhanceSettings, context: LaneContext) -> LanguageModel:
     """Load the tokenizer and weights that ``model.path`` names. Raise ModelLoadFailed with what is wrong with the files."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     path = Path(model.path)
     folder, file = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (path, {})
     device = context.device if settings.device == "auto" else settings.device
     dtype = getattr(torch, settings.dtype) if settings.dtype != "auto" else _natural_dtype(device)
-    logging.disable_progress_bar()
     if device == "cpu":
         torch.set_num_threads(settings.threads or max(1, _cores() // 2))
     try:
         context.progress(f"reading the tokenizer of {model.name}")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **file)
-        context.progress(f"reading the weights of {model.name}")
-        weights, found = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **(file or {"use_safetensors": True}),
-        )
+        with redirect_stderr(_Heartbeats(context, f"reading the weights of {model.name}", sys.stderr)):
+            weights, found = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **(file or {"use_safetensors": True}),
+            )
         if found["missing_keys"]:
             raise ValueError(f"the files lack {', '.join(sorted(found['missing_keys'])[:3])}")
         context.progress(f"moving {model.name} to {device}")
