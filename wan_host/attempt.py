@@ -171,7 +171,8 @@ class Attempts:
         run.background.append(asyncio.create_task(send()))
 
     async def _publish(self, claim: Claim, run: Run, spooled: SpooledJob) -> None:
-        await self._patiently(lambda: self._queue.check(claim))
+        if time.monotonic() - run.leased > self._queue.lease_seconds / 3:  # else the lease itself says that the job is ours
+            await self._patiently(lambda: self._queue.check(claim))
         urls = await self._stages.publish(run, spooled.files)
         report = with_urls(spooled.report, urls)
         result = {"assets": report["assets"], "metadata": report["metadata"]}
@@ -222,6 +223,10 @@ class Attempts:
 
     async def _patiently(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Repeat a queue operation while the server is down: every one of them is safe to repeat."""
+        try:  # nearly always the only try, and a job has four of these
+            return await operation()
+        except QueueUnavailable as error:
+            log.warning("queue operation is repeated until the server answers", error=str(error))
         attempts = stamina.retry_context(
             on=QueueUnavailable, attempts=None, timeout=_QUEUE_PATIENCE, wait_initial=0.2, wait_max=10
         )

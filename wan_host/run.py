@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ class Run:
     cancelled: bool = False
     on_change: Callable[[Run], None] | None = None
     background: list[asyncio.Task[None]] = field(default_factory=list)
+    leased: float = -math.inf
+    """Not later than when the queue last gave or renewed the lease: for the lease's length from then nobody else has the job."""
     last_progress: float = field(default_factory=time.monotonic)
     _first_step: tuple[float, int] | None = None
     _last_step: float = 0.0

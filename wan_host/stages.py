@@ -185,6 +185,10 @@ class Stages:
 
     async def _publish_one(self, run: Run, file: OutputFile) -> str:
         """Publish one file, again and again for the time that the setting allows. The work is done: it is worth the wait."""
+        try:  # nearly always the only try
+            return await self._publish_once(run, file)
+        except PublishFailed as error:
+            log.warning("publishing is repeated", job=run.job_id, key=file.key, error=str(error))
         attempts = stamina.retry_context(
             on=PublishFailed,
             attempts=None,

@@ -188,6 +188,7 @@ class Worker:
                 await self._wait_for_change(_BUSY_WAIT)
                 continue
             try:
+                asked = time.monotonic()
                 poll = await queue.poll(claims=wanted, worker=self.describe())
             except (QueueUnavailable, PermanentError) as error:  # permanent for the server as it is; people mend servers
                 self._readiness.queue_failed(str(error))
@@ -199,7 +200,7 @@ class Worker:
                 outbox.wake()
             await self._cancel(poll.cancelled)
             for claim in poll.claims:
-                self._begin(claim, attempts, spool)
+                self._begin(claim, attempts, spool, leased=asked)
             if poll.claims:
                 continue
             if self._is_done(poll):
@@ -231,8 +232,9 @@ class Worker:
         ending = any(seconds is not None and seconds <= self.settings.prefetch_seconds for seconds in in_lanes)
         return 1 if free == 0 and ending else 0
 
-    def _begin(self, claim: Claim, attempts: Attempts, spool: Spool) -> None:
+    def _begin(self, claim: Claim, attempts: Attempts, spool: Spool, *, leased: float) -> None:
         run = self._new_run(claim, user_id="")
+        run.leased = leased
         run.workdir = spool.folder(claim.job_id, claim.token)
         self._hold(claim, run, attempts.work(claim, run))
 
@@ -299,6 +301,7 @@ class Worker:
             held = [item for item in self._held.values() if self._moves(item.run)]
             if not held:
                 continue
+            asked = time.monotonic()
             try:
                 progress = {item.run.job_id: item.run.progress() for item in held}
                 standing = await queue.renew([item.claim for item in held], progress, worker=self.describe())
@@ -306,6 +309,9 @@ class Worker:
                 self._readiness.queue_failed(str(error))
                 continue
             self._readiness.queue_answered()
+            for item in held:
+                if standing[item.run.job_id] != "lost":
+                    item.run.leased = asked
             lost = [job_id for job_id, state in standing.items() if state == "lost"]
             if lost:
                 log.warning("leases lost, their runs are stopped", jobs=lost)

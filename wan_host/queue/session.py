@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from collections.abc import Mapping
@@ -49,6 +50,7 @@ class Session:
         self._retention = str(retention_seconds)
         self._lease = str(max(1, round(lease_seconds * 1000)))
         self._sleep = sleep
+        self._requests, self._numbers = uuid.uuid4().hex, itertools.count()
 
     @property
     def backend(self) -> Backend:
@@ -75,7 +77,7 @@ class Session:
 
     async def _run(self, script: str, *args: str) -> Reply:
         """Run a script; when its answer is lost, ask once more with the same request id, so that nothing happens twice."""
-        request = uuid.uuid4().hex
+        request = f"{self._requests}-{next(self._numbers)}"
         try:
             return await self._run_once(script, *args, request=request)
         except QueueUnavailable as error:

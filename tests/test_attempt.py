@@ -1,0 +1,101 @@
+"""One claimed job on its way to the queue's last word."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from wan_host.attempt import Attempts
+from wan_host.errors import LeaseLost, QueueUnavailable
+from wan_host.metrics import Metrics
+from wan_host.run import Run
+from wan_host.spool import SpooledJob
+
+LEASE = 30.0
+
+
+class FakeQueue:
+    """Notes what it is asked; ``faults`` are raised first, one a call."""
+
+    lease_seconds = LEASE
+
+    def __init__(self):
+        self.asked, self.faults = [], []
+
+    def _answer(self, what):
+        self.asked.append(what)
+        if self.faults:
+            raise self.faults.pop(0)
+
+    async def check(self, claim):
+        self._answer("check")
+
+    async def finish(self, claim, **what):
+        self._answer("finish")
+        return 1
+
+
+@pytest.fixture
+def queue():
+    return FakeQueue()
+
+
+@pytest.fixture
+def attempts(queue):
+    async def publish(run, files):
+        queue.asked.append("publish")
+        return {}
+
+    return Attempts(
+        queue=queue,
+        stages=SimpleNamespace(publish=publish),
+        hooks=None,
+        spool=None,
+        metrics=Metrics(),
+        settings=SimpleNamespace(callback_timeout=1.0),
+        wake_outbox=lambda: queue.asked.append("wake"),
+    )
+
+
+def leased_before(seconds):
+    run = Run(job_id="a", user_id="u", token=1, attempt=1, deadline=time.monotonic() + 60, workdir=Path())
+    run.leased = time.monotonic() - seconds
+    return run
+
+
+async def publish(attempts, run):
+    report = {"assets": [], "metadata": {}}
+    spooled = SpooledJob(job_id="a", user_id="u", token=1, attempt=1, folder=Path(), files=(), report=report)
+    await attempts._publish(None, run, spooled)
+
+
+async def test_a_job_is_published_at_once_while_its_lease_is_fresh(attempts, queue):
+    await publish(attempts, leased_before(1))
+    assert queue.asked == ["publish", "finish", "wake"]
+
+
+async def test_the_queue_is_asked_before_publishing_when_the_lease_was_not_renewed_lately(attempts, queue):
+    await publish(attempts, leased_before(LEASE / 3 + 1))
+    assert queue.asked == ["check", "publish", "finish", "wake"]
+
+
+async def test_nothing_is_published_once_the_lease_is_lost(attempts, queue):
+    queue.faults = [LeaseLost("gone")]
+    with pytest.raises(LeaseLost):
+        await publish(attempts, leased_before(LEASE))
+    assert queue.asked == ["check"]
+
+
+async def test_a_run_of_which_no_lease_is_known_is_checked(attempts, queue):
+    run = Run(job_id="a", user_id="u", token=1, attempt=1, deadline=time.monotonic() + 60, workdir=Path())
+    await publish(attempts, run)
+    assert queue.asked[0] == "check"
+
+
+async def test_the_end_of_a_job_is_told_again_until_the_server_is_back(attempts, queue):
+    queue.faults = [QueueUnavailable("away"), QueueUnavailable("away")]
+    await publish(attempts, leased_before(1))
+    assert queue.asked == ["publish", "finish", "finish", "finish", "wake"]
