@@ -160,7 +160,7 @@ def test_a_prompt_that_names_hues_is_given_no_others_after_the_first_sentence():
 
 
 def test_speech_and_talk_to_the_reader_are_left_out_unless_the_prompt_has_them():
-    text = 'A cat sleeps. "Come in," says the cat. If you look closely, it breathes.'
+    text = 'A cat sleeps. "Come in," says the cat. If you look closely, it breathes. You see it.'
     assert tidy(text, "a cat", finished=True) == "A cat sleeps."
     assert tidy('A sign reads "OPEN".', 'a sign that reads "OPEN"', finished=True) == 'A sign reads "OPEN".'
 

@@ -17,7 +17,7 @@ from wan_host_qwen_enhance.words import COLOURS, HUES, NUMBERS, OPPOSITES, UNSPA
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KEPT_SHARE = 0.7
+KEPT_SHARE = 0.8
 """So many of the prompt's words that carry meaning must stand in the result; colours and numbers must all."""
 LEAST_ADDED = 5
 """So many words more than the prompt, unless that is long already: then a rewriting may be as long."""
@@ -42,7 +42,7 @@ _REFUSAL = re.compile(
     r"|抱歉|无法提供|作为(?:一个)?(?:人工智能|AI)",
     re.IGNORECASE,
 )
-_VOICE = re.compile(r"[\"“”]|\b(?:I|I'm|I've|you|your|yourself|my|me)\b")
+_VOICE = re.compile(r"[\"“”]|\b(?:I|[Mm]e|[Mm]y|[Yy]ou|[Yy]ours?|[Yy]ourself)\b")
 """Speech, and stories told by or to somebody: a small model drifts into them after a few sentences."""
 _ADDRESS = re.compile(
     r"\b(?:this (?:prompt|instruction|paragraph|rewrit\w+)|the (?:prompt|instruction)s? (?:is|are|asks?|says?)|let me know"
