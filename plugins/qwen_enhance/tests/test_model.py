@@ -76,6 +76,19 @@ def test_greedy_writing_is_the_same_each_time_and_beats_at_every_token(loaded, r
     assert context.beats == [f"token {number} of 12" for number in range(1, first.tokens + 1)]
 
 
+def test_the_maker_s_own_sampling_changes_nothing(loaded, tiny, recorder, tmp_path):
+    folder = tmp_path / "opinionated"
+    shutil.copytree(tiny("instruct"), folder)
+    config = json.loads((folder / "generation_config.json").read_text())
+    config |= {"do_sample": True, "temperature": 2.0, "top_k": 3, "repetition_penalty": 1.9, "no_repeat_ngram_size": 1}
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    drafts = [
+        model.write(model.text_for(INSTRUCTION, "a bird"), GREEDY, recorder(), deadline=later())
+        for model in (loaded("instruct"), loaded("", folder))
+    ]
+    assert drafts[0] == drafts[1]
+
+
 def test_drawn_words_follow_the_seed_and_leave_torch_s_own_state_alone(loaded, recorder):
     import torch
 

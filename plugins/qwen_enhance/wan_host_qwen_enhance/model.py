@@ -155,7 +155,7 @@ def load(model: ModelInfo, settings: EnhanceSettings, context: LaneContext) -> L
     """Load the tokenizer and weights that ``model.path`` names. Raise ModelLoadFailed with what is wrong with the files."""
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     path = Path(model.path)
     folder, file = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (path, {})
@@ -182,6 +182,7 @@ def load(model: ModelInfo, settings: EnhanceSettings, context: LaneContext) -> L
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise ModelLoadFailed(f"{model.name}: {path} could not be loaded: {error}") from error
     ends = _ends(tokenizer, weights)
+    weights.generation_config = GenerationConfig()  # the maker's own sampling would fill in what this plugin leaves out
     chat = settings.prompting == "chat" or (settings.prompting == "auto" and _speaks_in_turns(tokenizer, ends))
     if chat and not tokenizer.chat_template:
         raise ModelLoadFailed(f"{model.name}: WAN_HOST_QWEN_ENHANCE_PROMPTING is 'chat', but the model has no chat template")
