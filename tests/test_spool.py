@@ -191,26 +191,11 @@ def test_damaged_work_is_dropped_and_the_rest_is_taken(spool, damage):
     assert not list(spool.root.glob("*/bad*"))
 
 
-def test_the_manifest_stands_only_after_every_file_has_reached_the_disk(spool, monkeypatch):
-    job = finished(spool)
-    synced = []
-    sync = os.fsync
-
-    def recording(descriptor):
-        path = Path(f"/proc/self/fd/{descriptor}")
-        name = os.path.relpath(path.readlink(), job.folder) if path.exists() else "?"
-        synced.append((name, (job.folder / MANIFEST).exists()))
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", recording)
-    spool.write(job)
-    assert [stands for _, stands in synced] == sorted(stands for _, stands in synced)
-    if sys.platform == "linux":
-        before = [name for name, stands in synced if not stands]
-        after = [name for name, stands in synced if stands]
-        assert before[:2] == ["0.mp4", "thumb/0.webp"]
-        assert set(before[2:]) == {"manifest.json.part", "thumb", "."}
-        assert after == [".", ".."]
+def test_a_file_that_a_power_failure_left_torn_is_noticed_although_its_size_is_right(spool):
+    abandon(spool.root, "torn", "good")
+    file = next(spool.root.glob("*/torn.7/0.mp4"))
+    file.write_bytes(bytes(file.stat().st_size))
+    assert [job.job_id for job in spool.take_over()] == ["good"]
 
 
 def test_a_report_that_is_no_strict_json_leaves_no_manifest(spool):
