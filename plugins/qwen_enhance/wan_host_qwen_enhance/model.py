@@ -72,7 +72,8 @@ class LanguageModel:
 
     def text_for(self, instruction: Instruction, prompt: str) -> str:
         """Return the whole text that the model is given; special tokens in ``prompt`` lose their meaning."""
-        for token in self.tokenizer.all_special_tokens:
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        for token in added.union(self.tokenizer.all_special_tokens):
             prompt = prompt.replace(token, " ")
         prompt = " ".join(prompt.split())
         if not self.chat:
