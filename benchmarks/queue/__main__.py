@@ -140,14 +140,14 @@ def throughput(contender: Contender, python: str, jobs: int) -> tuple[float, flo
     """Return the jobs a second of one contender, and the CPU milliseconds a job of its worker."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name, Receiver() as receiver, valkey(Path(name) / "server") as url:
         folder = Path(name)
-        times: list[float] = []
+        times: dict[str, float] = {}  # a job may be done twice by some
         cpu: list[float] = []
 
         def note(request: Received) -> int:
             if request.report["status"] == "completed":
                 if len(times) in {0, jobs - 1}:
                     cpu.append(cpu_seconds(psutil.Process(process.pid)))
-                times.append(time.perf_counter())
+                times.setdefault(request.report["job_id"], time.perf_counter())
             return 200
 
         receiver.answer = note
@@ -170,15 +170,16 @@ def throughput(contender: Contender, python: str, jobs: int) -> tuple[float, flo
                 process.wait()
         if len(times) != jobs or len(list(folder.rglob("0.png"))) < jobs:
             raise RuntimeError(f"{contender.name}: {len(times)} of {jobs} jobs: {(folder / 'worker.log').read_text()[-2000:]}")
-        return (jobs - 1) / (max(times) - min(times)), (max(cpu) - min(cpu)) / (jobs - 1) * 1000
+        return (jobs - 1) / (max(times.values()) - min(times.values())), (max(cpu) - min(cpu)) / (jobs - 1) * 1000
 
 
-def compare(jobs: int, rounds: int, environments: Path) -> None:
+def compare(jobs: int, rounds: int, environments: Path, names: str) -> None:
     """Let the contenders work in turn, several rounds, and print the medians and their ratios."""
-    pythons = {contender: python_of(contender, environments) for contender in CONTENDERS}
-    found: dict[str, list[tuple[float, float]]] = {contender.name: [] for contender in CONTENDERS}
+    chosen = [contender for contender in CONTENDERS if contender.name.startswith(tuple(names.split(",")))]
+    pythons = {contender: python_of(contender, environments) for contender in chosen}
+    found: dict[str, list[tuple[float, float]]] = {contender.name: [] for contender in chosen}
     for number in range(rounds):
-        for contender in CONTENDERS:
+        for contender in chosen:
             rate, cpu = throughput(contender, pythons[contender], jobs)
             found[contender.name].append((rate, cpu))
             print(f"  round {number + 1}: {contender.name}: {rate:.0f} jobs/s, {cpu:.2f} ms CPU a job", flush=True)
@@ -211,6 +212,13 @@ def push_to_start(samples: int) -> None:
         print(f"from push to the report that work has started: median {middle:.1f} ms (goal 50), 95 % within {late:.1f} ms")
 
 
+def wait_for_rewrite(url: str) -> None:
+    """Wait until the server no longer rewrites its append-only file, which the filling has caused."""
+    with Redis.from_url(url) as client:
+        while client.info("persistence")["aof_rewrite_in_progress"]:
+            time.sleep(0.2)
+
+
 async def claim_times(url: str, folder: Path, waiting: int, *, taken_in: bool, claims: int) -> list[float]:
     """Return the seconds of single claims while ``waiting`` entries wait, in the producers' list or already taken in."""
     with Redis.from_url(url) as client:
@@ -226,6 +234,7 @@ async def claim_times(url: str, folder: Path, waiting: int, *, taken_in: bool, c
         while (await taker.poll(claims=0)).moved:
             pass
         await taker.aclose()
+    await asyncio.to_thread(wait_for_rewrite, url)
     queue = await open_queue(url, data_dir=folder, **options)
     seconds = []
     for _ in range(claims):
@@ -233,7 +242,7 @@ async def claim_times(url: str, folder: Path, waiting: int, *, taken_in: bool, c
         poll = await queue.poll(claims=1)
         seconds.append(time.perf_counter() - started)
         await queue.finish(poll.claims[0], status="published", report=None)
-        if waiting <= claims:  # keep as many waiting
+        if taken_in:  # keep as many waiting
             await queue.push(f'{{"id": "more-{len(seconds)}", "type": "image_fast", "prompt": "a"}}')
             await queue.poll(claims=0)
     await queue.aclose()
@@ -258,13 +267,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--contenders", default="wan-host,arq,rq,saq", help="how their names begin; wan-host must be one of them")
     parser.add_argument("--samples", type=int, default=50, help="jobs for the time from push to start")
     parser.add_argument("--waiting", type=int, default=1_000_000)
     parser.add_argument("--only", default="throughput,start,claims")
     parser.add_argument("--environments", type=Path, default=Path(tempfile.gettempdir()) / "wan-host-bench-environments")
     given = parser.parse_args()
     parts: dict[str, Callable[[], None]] = {
-        "throughput": lambda: compare(given.jobs, given.rounds, given.environments),
+        "throughput": lambda: compare(given.jobs, given.rounds, given.environments, given.contenders),
         "start": lambda: push_to_start(given.samples),
         "claims": lambda: claims_beside(given.waiting),
     }
