@@ -10,7 +10,8 @@ import pytest
 
 from wan_host.testing import instant
 
-PROMPT = "a cat sleeps on a wall"
+PROMPT = "a girl in a yellow raincoat jumps over puddles"
+"""What SmolLM2 makes of it holds none of the words that steer the model that costs nothing (many texts have a "room")."""
 
 
 @pytest.fixture
@@ -74,5 +75,5 @@ def test_a_job_whose_enhancement_was_rejected_goes_on_with_its_own_prompt_and_sa
 def test_a_job_is_generated_from_its_enhanced_prompt(host, tmp_path):
     report = generate(host, tmp_path, qwen_enhance_path="smollm2", qwen_enhance_timeout=500)
     assert report["enhancement_source"] == "smollm2-135m-instruct"
-    assert "cat" in report["enhanced_prompt"]
+    assert "yellow raincoat" in report["enhanced_prompt"]
     assert len(report["enhanced_prompt"]) > len(PROMPT)
