@@ -1,0 +1,205 @@
+"""Captions of scenes: from "red circle" to the long sentences that a prompt enhancer writes.
+
+Whatever a caption leaves out, the scene drew at random, so the model learns to choose it by itself.
+"""
+
+# ruff: noqa: ANN001, ANN202, C901, D103, FBT001, FBT002, PLR0912, PLR0915 - numerical scripts: shapes in docstrings say more than types, and formulas have many arguments and constants
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from training.world import BACKGROUNDS, COLOURS, LAYOUTS, MOTIONS, SHAPES, SIZES, Scenes
+
+SHAPE_WORDS = {
+    "circle": ("circle", "circle", "disc", "ball"),
+    "square": ("square", "square", "square", "box"),
+    "triangle": ("triangle",),
+    "star": ("star",),
+    "cross": ("cross", "cross", "plus sign"),
+    "ring": ("ring", "ring", "hoop"),
+}
+SIZE_WORDS = {
+    "small": ("small", "small", "little", "tiny"),
+    "medium": ("medium", "medium-sized"),
+    "large": ("large", "large", "big", "huge"),
+}
+COLOUR_WORDS = {
+    "red": ("red",),
+    "orange": ("orange",),
+    "yellow": ("yellow",),
+    "green": ("green",),
+    "cyan": ("cyan", "cyan", "turquoise"),
+    "blue": ("blue",),
+    "purple": ("purple", "purple", "violet"),
+    "pink": ("pink",),
+}
+BACKGROUND_WORDS = {
+    "black": ("a black background", "black", "a plain black background", "a dark black backdrop"),
+    "white": ("a white background", "white", "a plain white background", "a clean white backdrop"),
+    "gray": ("a gray background", "gray", "a grey background", "a plain gray backdrop"),
+    "striped": ("a striped background", "stripes", "vertical stripes", "a background of gray stripes"),
+    "checkered": ("a checkered background", "a checkerboard", "a checkerboard background", "a checkered backdrop"),
+    "dotted": ("a dotted background", "dots", "a polka dot background", "a background with dots"),
+}
+# (a verb with an s, a verb with ing); the two are drawn together.
+_GO = (("moves", "moving"), ("moves", "moving"), ("slides", "sliding"), ("glides", "gliding"), ("travels", "travelling"))
+_GO += (("goes", "going"), ("drifts", "drifting"), ("flies", "flying"))
+WAYS = {
+    "right": ("right", "to the right", "to the right", "rightwards", "from left to right", "towards the right"),
+    "left": ("left", "to the left", "to the left", "leftwards", "from right to left", "towards the left"),
+    "up": ("up", "upwards", "upward", "to the top", "from bottom to top"),
+    "down": ("down", "downwards", "downward", "to the bottom", "from top to bottom"),
+    "up right": ("diagonally up and to the right", "up and to the right", "to the upper right", "diagonally up right"),
+    "up left": ("diagonally up and to the left", "up and to the left", "to the upper left", "diagonally up left"),
+    "down right": (
+        "diagonally down and to the right", "down and to the right", "to the lower right", "diagonally down right",
+    ),
+    "down left": (
+        "diagonally down and to the left", "down and to the left", "to the lower left", "diagonally down left",
+    ),
+}  # fmt: skip
+STAYS = {
+    "rotate": (("rotates", "rotating"), ("spins", "spinning"), ("turns around", "turning around"),
+               ("rotates in place", "rotating in place")),
+    "grow": (("grows", "growing"), ("gets bigger", "getting bigger"), ("grows larger", "growing larger"),
+             ("expands", "expanding")),
+    "shrink": (("shrinks", "shrinking"), ("gets smaller", "getting smaller"), ("becomes smaller", "becoming smaller")),
+    "still": (("stands still", "standing still"), ("stays still", "staying still"), ("does not move", "not moving"),
+              ("rests motionless", "resting motionless"), ("stays in place", "staying in place")),
+}  # fmt: skip
+ADVERBS = ("smoothly", "slowly", "steadily", "gently", "quickly", "evenly")
+OPENINGS = (
+    "a video of", "an animation of", "a clip of", "a high quality video of", "a simple animation of", "a clean render of",
+    "a short clip showing", "a picture of", "an image of", "a minimalist scene with", "a cinematic shot of",
+)  # fmt: skip
+FLUFF = (
+    "the scene is clean and minimal", "flat colors with sharp edges", "soft even lighting", "the camera is static",
+    "high quality, sharp focus", "smooth motion", "crisp geometric shapes", "bright saturated colors", "simple composition",
+    "the movement is fluid and continuous", "the edges are crisp and well defined", "no other objects are visible",
+    "the background remains unchanged", "minimalist design", "4k, highly detailed", "the lighting is uniform",
+    "the object is clearly visible in the frame", "a calm and steady atmosphere", "vivid colours", "digital art",
+    "captured in a single continuous shot", "the animation is smooth and consistent", "cinematic", "masterpiece",
+)  # fmt: skip
+# Words no table knows: the tokenizer maps them all to its unknown token, which the model learns to overlook.
+STRANGE = "qwxz"
+_PLACES = {"side by side": ("on the left", "on the right"), "stacked": ("at the top", "at the bottom")}
+_BETWEEN = {"side by side": ("next to", "to the left of", "beside"), "stacked": ("above", "over", "on top of")}
+
+
+def vocabulary() -> list[str]:
+    """Every word and mark that captions are made of, sorted."""
+    texts = [*OPENINGS, *FLUFF, *ADVERBS, "a", "an", "and", "the", "while", "on", "in", "front", "of", "against", "with", "both"]
+    texts += [w for table in (SHAPE_WORDS, SIZE_WORDS, COLOUR_WORDS, BACKGROUND_WORDS, WAYS) for ws in table.values() for w in ws]
+    texts += [w for pairs in (_GO, *STAYS.values()) for pair in pairs for w in pair]
+    texts += [w for table in (_PLACES, _BETWEEN) for ws in table.values() for w in ws]
+    # Prompts of people say these, too; the model only learns that some words do not matter.
+    texts += ["is it its there shows show showing one two object shape background color colour scene frame at to from"]
+    texts += ["across over slowly by center centre middle left right top bottom bright dark light"]
+    return sorted({word for text in texts for word in words(text)} | {".", ","})
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+|[.,]", text.lower())
+
+
+def caption(scenes: Scenes, row: int, rng: np.random.Generator, still_image: bool = False) -> str:
+    """One phrasing of one scene, drawn from rng. A still image rarely tells a motion."""
+
+    def pick(options):
+        return options[int(rng.integers(len(options)))]
+
+    def chance(p: float) -> bool:
+        return rng.random() < p
+
+    layout = LAYOUTS[scenes.layout[row]]
+    background = list(BACKGROUNDS)[scenes.background[row]]
+    tells_motion = chance(0.3 if still_image else 0.9)
+    tells_size = chance(0.6)
+    things, motions = [], []
+    for k in range(1 if layout == "alone" else 2):
+        size = list(SIZES)[scenes.size[row, k]]
+        tell = tells_size and (size != "medium" or chance(0.5))
+        adjectives = [pick(SIZE_WORDS[size])] if tell else []
+        colour = pick(COLOUR_WORDS[list(COLOURS)[scenes.colour[row, k]]])
+        things.append(" ".join([*adjectives, colour, pick(SHAPE_WORDS[SHAPES[scenes.shape[row, k]]])]))
+        motions.append(MOTIONS[scenes.motion[row, k]])
+
+    def move(motion: str, ing: bool) -> str:
+        if motion in STAYS:
+            verb = pick(STAYS[motion])[ing]
+            return verb + (" " + pick(ADVERBS) if motion != "still" and chance(0.12) else "")
+        return " ".join([pick(_GO)[ing], *([pick(ADVERBS)] if chance(0.15) else []), pick(WAYS[motion])])
+
+    def a(thing: str) -> str:
+        return ("an " if thing[0] in "aeiou" else "a ") + thing
+
+    place = pick(BACKGROUND_WORDS[background])
+    where = pick(("on", "on", "against", "in front of")) + " " + place
+    if place == background or not place.startswith("a "):
+        where = "on " + place
+    tells_where = chance(0.75)
+
+    if layout == "alone":
+        thing, motion = things[0], motions[0]
+        style = rng.random()
+        if style < 0.22:  # terse
+            parts = [a(thing) if chance(0.3) else thing]
+            if tells_motion and chance(0.8):
+                short = motion in WAYS and chance(0.2)
+                parts.append(pick(WAYS[motion]) if short else move(motion, True))
+            if tells_where and chance(0.6):
+                parts.append(where)
+            text = pick((" ", ", ")).join(parts)
+        elif style < 0.62:  # plain
+            said = "the " + thing if chance(0.1) else a(thing)
+            parts = [said, *([move(motion, chance(0.6))] if tells_motion else []), *([where] if tells_where else [])]
+            text = " ".join(parts)
+        elif style < 0.75:  # the ground first
+            first = where + ", " if tells_where else ""
+            text = first + a(thing) + (" " + move(motion, chance(0.4)) if tells_motion else "")
+        else:  # long
+            text = f"{pick(OPENINGS)} {a(thing)}" + (f" {where}" if tells_where else "")
+            noun = thing.split()[-1] if not thing.endswith("plus sign") else "plus sign"
+            if tells_motion:
+                text += pick((". the ", ", the ")) + f"{noun if chance(0.6) else thing} {move(motion, False)}"
+            for _ in range(int(rng.integers(0, 4))):
+                text += pick((". ", ", ")) + pick(FLUFF)
+    else:
+        same = tells_motion and motions[0] == motions[1]
+        said = [
+            a(thing) + (" " + move(motion, True) if tells_motion and not same else "")
+            for thing, motion in zip(things, motions, strict=True)
+        ]
+        style = rng.random()
+        if style < 0.45:
+            said = [f"{text} {spot}" for text, spot in zip(said, _PLACES[layout], strict=True)]
+            text = " and ".join(said)
+        elif style < 0.8 and not (tells_motion and not same):
+            text = f"{said[0]} {pick(_BETWEEN[layout])} {said[1]}"
+        else:
+            text = pick((" and ", ", ")).join(said)
+        if same:
+            text += ", both " + move(motions[0], True) if chance(0.5) else " " + move(motions[0], True)
+        if tells_where:
+            text = f"{text} {where}" if chance(0.8) else f"{where}, {text}"
+        if chance(0.15):
+            text = f"{pick(OPENINGS)} {text}"
+        if chance(0.2):
+            text += pick((". ", ", ")) + pick(FLUFF)
+
+    if chance(0.25):
+        text += "."
+    if chance(0.08):
+        pieces = text.split()
+        for _ in range(int(rng.integers(1, 6))):
+            pieces.insert(int(rng.integers(len(pieces) + 1)), STRANGE)
+        text = " ".join(pieces)
+    return text
+
+
+def captions(scenes: Scenes, seed: int, still_image: bool = False) -> list[str]:
+    """One caption a scene, deterministic in the seed."""
+    rng = np.random.default_rng(seed)
+    return [caption(scenes, row, rng, still_image) for row in range(len(scenes))]
