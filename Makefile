@@ -7,6 +7,8 @@ PROJECTS := pyproject.toml $(PLUGINS:%=plugins/%/pyproject.toml)
 INSTALLED := $(VENV)/.installed
 
 export HF_HUB_OFFLINE ?= 1
+# test processes share the cores: threads that wait must not spin
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: help setup demo test test-long chaos lint format bench clean
 help:  ## Show the targets.

@@ -54,7 +54,6 @@ def test_a_lane_sees_its_own_gpu_alone():
     device = list_devices({}).find("cuda:1")
     assert device.environment()["CUDA_VISIBLE_DEVICES"] == "GPU-0001-uuid"
     assert device.local_name == "cuda:0"
-    assert list_devices({}).find("cpu").environment() == {}
     assert list_devices({}).find("cpu").local_name == "cpu"
 
 
@@ -105,3 +104,11 @@ def test_apple_silicon_has_one_gpu(monkeypatch):
     inventory = list_devices({})
     assert [device.name for device in inventory.devices] == ["mps", "cpu"]
     assert inventory.find("mps").local_name == "mps"
+
+
+def test_a_lane_on_the_cpu_waits_without_spinning_unless_told_otherwise(monkeypatch):
+    cpu = list_devices({}).find("cpu")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert cpu.environment() == {"OMP_WAIT_POLICY": "passive"}
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert cpu.environment() == {"OMP_WAIT_POLICY": "active"}

@@ -33,8 +33,14 @@ class Device:
         return "cuda:0" if self.uuid else self.name
 
     def environment(self) -> dict[str, str]:
-        """Variables that make this GPU the only one a lane can see; none for other devices."""
-        return {"CUDA_VISIBLE_DEVICES": self.uuid, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if self.uuid else {}
+        """Return the variables of a lane on this device.
+
+        A GPU is the only one that its lane can see. On the CPU, OpenMP's threads sleep while they wait: spinning, two lanes (or
+        a lane and anything else) on the same cores slow each other down more than tenfold.
+        """
+        if self.uuid:
+            return {"CUDA_VISIBLE_DEVICES": self.uuid, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        return {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")} if self.name == "cpu" else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
