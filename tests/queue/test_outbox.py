@@ -27,6 +27,17 @@ async def test_the_worker_that_finished_the_job_has_the_report_at_once_and_witho
     assert await finished.due_reports() == []
 
 
+async def test_a_renewal_that_crosses_the_end_of_a_job_leaves_the_report_its_run(queue, open_):
+    claim = await claimed(queue)
+    await queue.start(claim)
+    other = await open_()  # the same worker's end of the job, whose answer comes later than that of the renewal
+    await other.finish(claim, status="published", report=REPORT)
+    assert await queue.renew([claim]) == {"a": "lost"}
+    await queue.finish(claim, status="published", report=REPORT)
+    (report,) = await queue.due_reports()
+    assert report.attempt == 1
+
+
 async def test_an_accepted_report_completes_the_job(finished):
     (report,) = await finished.due_reports()
     await finished.report_accepted(report, "skipped")

@@ -154,10 +154,10 @@ class JobQueue(Outbox, Inspection):
         """
         delivery = str(round(DELIVERY_SECONDS * 1000))
         texts = (as_json(report), as_json(result), as_json(error))
-        _, sequence, now = await self._of(claim, "finish", status, *texts, dead_letter or "", delivery)
-        started = self._runs.pop((claim.job_id, claim.token), None)
+        _, sequence, now, run = await self._of(claim, "finish", status, *texts, dead_letter or "", delivery)
+        self._runs.pop((claim.job_id, claim.token), None)
         if report is not None:
-            attempt = started.attempt if started else claim.runs
+            attempt = int(run or 0)  # by the queue: a renewal that crossed this has forgotten the run here
             full = {**report, "sequence": int(sequence)}
             self._keep_own(PendingReport(claim.job_id, full, int(sequence), attempt, 0, status, int(now) / 1000))
         return int(sequence)

@@ -4,13 +4,13 @@
 -- ARGV[6]  report (JSON, or '')        ARGV[7]  result (JSON, or '')    ARGV[8]  error (JSON, or '')
 -- ARGV[9]  reason for a dead letter, or ''
 -- ARGV[10] time (ms) that the caller has for delivering the report itself before others may
--- reply    {'ours', sequence, now} or {'gone'} or {'lost'}
+-- reply    {'ours', sequence, now, number of the run} or {'gone'} or {'lost'}
 
 writes()
 local id, token, status, report = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local job = job_key(id)
-local state = fields(job, 'finished_token', 'report_sequence', 'entry', 'priority', 'payload', 'head', 'size')
-if state.finished_token == token then return {'ours', state.report_sequence, int(now)} end
+local state = fields(job, 'finished_token', 'report_sequence', 'entry', 'priority', 'payload', 'head', 'size', 'runs')
+if state.finished_token == token then return {'ours', state.report_sequence, int(now), state.runs} end
 local standing = holder(id, token)
 if standing ~= 'ours' then return {standing} end
 
@@ -27,4 +27,4 @@ if ARGV[9] ~= '' then
 end
 if (status == 'published' or status == 'completed') and #state.payload > 16384 then redis.call('HDEL', job, 'payload') end
 redis.call('EXPIRE', job, int(retention))
-return {'ours', sequence, int(now)}
+return {'ours', sequence, int(now), state.runs}
