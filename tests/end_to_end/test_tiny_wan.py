@@ -16,7 +16,7 @@ from tests.end_to_end.conftest import Site, payload
 from wan_host.probe import probe
 from wan_host.testing.media import psnr, read_frames
 
-PROMPT = "a red circle moves to the right on a blue background"
+PROMPT = "a red circle moves to the right on a black background"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def run(site, job_id, prompt=PROMPT, **config):
 
 
 def reference():
-    picture = Image.new("RGB", (160, 120), (40, 70, 200))
+    picture = Image.new("RGB", (160, 120), (128, 128, 128))
     ImageDraw.Draw(picture).ellipse((40, 40, 80, 80), fill=(220, 40, 40))
     encoded = io.BytesIO()
     picture.save(encoded, "PNG")
@@ -49,9 +49,8 @@ def test_a_prompt_becomes_the_video_that_it_describes(wan_site):
     assert report["metadata"]["model"] == "tiny-wan"
     frames = read_frames(file).astype(int)
     red = (frames[..., 0] > frames[..., 2] + 40) & (frames[..., 0] > frames[..., 1] + 40)
-    blue = (frames[..., 2] > frames[..., 0] + 30) & (frames[..., 2] > frames[..., 1] + 10)
     assert 0.005 < red.mean() < 0.4, "a red object, not a red picture"
-    assert blue.mean() > 0.4, "a blue background"
+    assert (frames.max(-1) < 60).mean() > 0.5, "a black background"
     columns = np.arange(128)
     first, last = ((red[index] * columns).sum() / max(red[index].sum(), 1) for index in (1, -1))
     assert last > first + 4, "it moves to the right"
@@ -74,7 +73,7 @@ def test_a_start_reference_is_the_first_published_frame(wan_site):
 
 def test_an_image_job_takes_a_reference_and_a_strength(wan_site):
     picture, uri = reference()
-    job = json.loads(payload("image", prompt="a red circle on a blue background", seed=1, image=uri, denoise_strength=0.3))
+    job = json.loads(payload("image", prompt="a red circle on a gray background", seed=1, image=uri, denoise_strength=0.3))
     job["type"] = "image_fast"
     del job["config"]["frames"]
     wan_site.push(json.dumps(job))
