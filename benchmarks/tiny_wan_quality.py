@@ -36,7 +36,7 @@ from PIL import Image, ImageDraw
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = REPOSITORY / "plugins/tiny_wan/wan_host_tiny_wan/model"
 SIDE, FRAMES, FPS = 128, 17, 16
-DEFAULTS = {"steps": 16, "guidance": 4.0, "shift": 3.0}
+DEFAULTS = {"steps": 12, "guidance": 4.0, "shift": 3.0}
 
 HUES = {"red": 0, "orange": 30, "yellow": 52, "green": 132, "cyan": 184, "blue": 227, "purple": 274, "pink": 331}
 PAINT = {

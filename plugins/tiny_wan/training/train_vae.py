@@ -5,10 +5,10 @@
 Single frames first (every convolution is then a plain 2D one), then the lengths that are served, up to 81 frames:
 colours drift beyond the longest length seen. Some clips are what VACE feeds the encoder: nothing but gray around a
 first or last frame. Noise on the latents teaches the decoder to forgive the transformer.
-Writes vae.safetensors (resumable: --resume) and vae.json (statistics of the latents, losses, quality by length).
+Writes vae.safetensors and vae.json (statistics of the latents, losses, quality by length).
 """
 
-# ruff: noqa: ANN001, D103, D401, FBT001, PLR0917, SLF001 - numerical scripts: shapes in docstrings say more than types, and formulas have many arguments and constants
+# ruff: noqa: ANN001, D103, D401, PLR0917, SLF001 - numerical scripts: shapes in docstrings say more than types, and formulas have many arguments and constants
 from __future__ import annotations
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock
 from safetensors.torch import load_file, save_file
 
@@ -127,14 +128,14 @@ def training_clips(frames: int, height: int, width: int, batch: int, seed: int, 
     return clip
 
 
-def train(out: Path, seconds: float, size: Size, lengths, still, device: torch.device, resume: bool) -> None:
+def train(out: Path, seconds: float, size: Size, lengths, still, device: torch.device, resume: Path | None) -> None:
     torch.manual_seed(SEED)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     vae = build_vae(size)
     start_from_still_frames(vae)
     vae.to(device)
     if resume:
-        vae.load_state_dict(load_file(out / "vae.safetensors"))
+        vae.load_state_dict(load(resume, size).state_dict())
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.benchmark_limit = 3
@@ -217,7 +218,9 @@ def save(vae: torch.nn.Module, out: Path) -> None:
 
 
 def load(folder: Path, size: Size) -> torch.nn.Module:
-    """The trained autoencoder, float32, with its statistics."""
+    """The trained autoencoder, float32, with its statistics: of this stage's output or of an exported checkpoint."""
+    if (folder / "vae").is_dir():
+        return AutoencoderKLWan.from_pretrained(folder / "vae", dtype=torch.float32).eval()
     vae = build_vae(size)
     vae.load_state_dict(load_file(folder / "vae.safetensors"))
     finish(vae, json.loads((folder / "vae.json").read_text()))
@@ -228,7 +231,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=360)
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--resume", type=Path, help="a folder of this stage, or an exported checkpoint, to start from")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="a tiny model and tiny clips, to try the stage on a CPU")
     args = parser.parse_args()
