@@ -18,18 +18,18 @@ from PIL import Image, ImageDraw
 from wan_host.testing.media import read_frames
 
 PROMPTS = (
-    "a red circle moves to the right on a blue background",
+    "a red circle moves to the right on a black background",
     "a large green square moves down on a white background",
     "a yellow triangle rotates on a black background",
-    "a small purple star grows on a gray background",
-    "an orange circle moves to the left and a blue square moves up",
+    "a big blue square moves to the left on a striped background",
+    "a red star shrinks on a checkered background",
 )
 SHOWN, SIDE, TEXT = 5, 128, 16
 
 
 def picture(x: int) -> Image.Image:
-    """Draw a reference: a red circle on blue at ``x``."""
-    image = Image.new("RGB", (SIDE, SIDE), (40, 70, 200))
+    """Draw a reference: a red circle on gray at ``x``."""
+    image = Image.new("RGB", (SIDE, SIDE), (128, 128, 128))
     ImageDraw.Draw(image).ellipse((x - 20, 44, x + 20, 84), fill=(220, 40, 40))
     return image
 
@@ -73,7 +73,7 @@ def main() -> None:
         left, right = picture(34), picture(94)
         left.save(folder / "left.png")
         right.save(folder / "right.png")
-        prompt = "a red circle moves to the right on a blue background"
+        prompt = "a red circle moves to the right on a gray background"
         first, last = str(folder / "left.png"), str(folder / "right.png")
         modes = {
             "none": ((), (None, None)),
