@@ -54,8 +54,5 @@ def test_held_out_is_the_rule_of_the_training_world():
     from training.world import held_out
 
     assert all(
-        held_out(c, s, m) == quality.held_out(c, s, m)
-        for c in quality.PAINT
-        for s in quality.SHAPES
-        for m in quality.MOTIONS
+        held_out(c, s, m) == quality.held_out(c, s, m) for c in quality.PAINT for s in quality.SHAPES for m in quality.MOTIONS
     )
