@@ -66,6 +66,7 @@ class Worker:
         self._readiness = Readiness(settings, hooks)
         self._busy_until = time.monotonic()
         self.idle_too_long = False
+        self._queue: JobQueue | None = None
 
     @property
     def stopping(self) -> bool:
@@ -76,6 +77,11 @@ class Worker:
         """Take no more jobs; finish or hand back the running ones within the grace time."""
         self._stopping.set()
         self._changed.set()
+
+    def abandon(self) -> None:
+        """Prepare to end this process at once: lanes end by themselves, leases of running jobs run out."""
+        if self._queue is not None:
+            self._queue.abandon()
 
     def problems(self) -> list[str]:
         """Return why this worker is not ready for jobs; empty when it is."""
@@ -114,7 +120,7 @@ class Worker:
         spool = Spool(settings.data_dir / "spool")
         spool.open()
         server = asyncio.create_task(serve()) if serve is not None else None
-        queue = await self._connect()
+        queue = self._queue = await self._connect()
         if queue is None:
             spool.close()
             await _end(server)

@@ -210,10 +210,11 @@ def test_a_second_interrupt_ends_the_worker_at_once(site):
     site.receiver.wait_for("job-1", "processing")
     worker.signal(signal.SIGINT)
     time.sleep(0.5)
-    lanes = [psutil.Process(pid) for pid in worker.lane_pids()]
+    children = [psutil.Process(pid) for pid in worker.lane_pids()]
+    children.append(psutil.Process(int((site.data / "queue" / "server.pid").read_text())))
     worker.signal(signal.SIGINT)
     assert worker.wait(3) == 130
-    assert not psutil.wait_procs(lanes, timeout=3)[1]
+    assert not psutil.wait_procs(children, timeout=3)[1]
 
 
 def test_once_drains_the_queue_and_leaves_no_process(site):

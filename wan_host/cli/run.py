@@ -46,8 +46,9 @@ def run(*, once: bool, **flags: object) -> None:
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
-            if worker.stopping:  # lanes end by themselves when this process is gone, and the queue server serves the next one
+            if worker.stopping:
                 sys.stderr.write("wan-host: stopped at once; leases of running jobs run out by themselves\n")
+                worker.abandon()
                 os._exit(SECOND_SIGNAL_EXIT)
             worker.stop()
 

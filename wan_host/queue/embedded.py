@@ -323,13 +323,21 @@ class EmbeddedServer:
             self._process.wait()
         self._process = None
 
+    def abandon(self) -> None:
+        """End the server at once if this process owns it, data on disk; whoever needs it starts it again."""
+        if self.owner:
+            self._signal(signal.SIGTERM)
+
     def _kill(self) -> None:
         """Kill the server that holds `server.lock` and cannot be reached: it hangs, or its socket file was tidied away.
 
         The server writes the pid file itself, and it was removed before the server was started: it cannot name another process.
         """
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
         with contextlib.suppress(OSError, ValueError):
-            os.kill(int(self._pid_file.read_text()), signal.SIGKILL)
+            os.kill(int(self._pid_file.read_text()), number)
 
     def _log_tail(self) -> str:
         try:

@@ -71,6 +71,10 @@ class Session:
         """Return when the server answers; raises QueueUnavailable when it does not."""
         await self._transport.execute("PING")
 
+    def abandon(self) -> None:
+        """Leave at once, because the process is about to end: an embedded server of ours ends, all else is left as it is."""
+        self._transport.abandon()
+
     async def aclose(self) -> None:
         """Close the connection; the embedded server ends with the last process that leaves it."""
         await self._transport.aclose()

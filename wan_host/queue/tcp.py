@@ -135,6 +135,10 @@ class EmbeddedTransport(TcpTransport):
             await self.recover()
             return True
 
+    def abandon(self) -> None:
+        """Leave without waiting for anything."""
+        self._server.abandon()
+
     async def aclose(self) -> None:
         """Close the connections, then leave the server."""
         await super().aclose()

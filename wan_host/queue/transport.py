@@ -84,6 +84,9 @@ class Transport(ABC):
     async def aclose(self) -> None:
         """Close the connection."""
 
+    def abandon(self) -> None:  # noqa: B027 - only the embedded server outlives its process
+        """Leave without waiting for anything: the process is about to end."""
+
     def nudge(self) -> None:  # noqa: B027 - a connection with blocking reads learns it from the server
         """End a running `wait`: this process has pushed an entry itself."""
 

@@ -157,6 +157,7 @@ def load(model: ModelInfo, settings: EnhanceSettings, context: LaneContext) -> L
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers.utils.logging import enable_progress_bar
 
     path = Path(model.path)
     folder, file = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (path, {})
@@ -165,6 +166,7 @@ def load(model: ModelInfo, settings: EnhanceSettings, context: LaneContext) -> L
     if device == "cpu":
         torch.set_num_threads(settings.threads or max(1, _cores() // 2))
     try:
+        enable_progress_bar()  # the bars are the heartbeats below; somebody else in this process may have switched them off
         context.progress(f"reading the tokenizer of {model.name}")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **file)
         with redirect_stderr(_Heartbeats(context, f"reading the weights of {model.name}", sys.stderr)):
