@@ -3,11 +3,13 @@
 import io
 import json
 import logging
+import logging.config
 import sys
 import warnings
 
 import pytest
 import structlog
+import uvicorn.config
 
 from wan_host import logs
 
@@ -148,3 +150,10 @@ def test_the_lines_go_to_standard_error_unless_told_otherwise(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert json.loads(captured.err)["event"] == "hello"
+
+
+def test_handlers_that_a_library_has_set_up_give_way():
+    logging.config.dictConfig(uvicorn.config.LOGGING_CONFIG)
+    out = configured()
+    logging.getLogger("uvicorn.error").warning("shown")
+    assert [line["event"] for line in lines(out)] == ["shown"]

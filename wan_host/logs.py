@@ -8,6 +8,8 @@ from typing import Literal, TextIO
 
 import structlog
 
+_OWN_HANDLERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
+"""Loggers whose library may have given them handlers of its own."""
 _QUIET = ("httpx", "httpcore", "asyncio", "PIL", "redis", "uvicorn.access")
 
 
@@ -45,6 +47,10 @@ def configure(log_format: Literal["text", "json"], level: str, stream: TextIO | 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for name in _OWN_HANDLERS:
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(capture=True)

@@ -118,9 +118,10 @@ async def test_a_process_with_another_folder_for_temporary_files_finds_the_serve
     second = await open_here(tmp_path / "data", "w2")
     assert second.where == first.where
     assert await claim_ids(second) == ["a"]
+    first._transport._server._tending.cancel()  # as if the first process had been killed, too: it must not start the next server
+    first._transport._server._give_up_ownership()
     for server in servers_of(tmp_path / "data"):
         server.kill()
-    first._transport._server._give_up_ownership()  # as if the first process had been killed, too
     await second.push(job("b"))
     assert second.where != first.where
     assert await claim_ids(second) == ["b"]
