@@ -9,7 +9,7 @@ from typing import Literal, TextIO
 import structlog
 
 _OWN_HANDLERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
-"""Loggers whose library may have given them handlers of its own."""
+"""Loggers whose library may have given them handlers and levels of its own."""
 _QUIET = ("httpx", "httpcore", "asyncio", "PIL", "redis", "uvicorn.access")
 
 
@@ -51,6 +51,7 @@ def configure(log_format: Literal["text", "json"], level: str, stream: TextIO | 
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
+        library.setLevel(logging.NOTSET)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(capture=True)
