@@ -160,6 +160,8 @@ class Fleet:
     def stop(self) -> list[str]:
         """Stop every worker with SIGTERM, then the server; return what did not end as it should."""
         workers, wrong = self.alive(), []
+        for worker in workers:  # one that has just been started does not listen to signals yet
+            worker.wait_ready(_START_SECONDS * self.options.workers)
         for worker in workers:
             worker.signal(signal.SIGTERM)
         for worker in workers:
