@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from wan_host.errors import SettingsError, shown
 
 SETTINGS_FILE = "wan-host.toml"
-_SECRET_WORDS = ("secret", "token", "key", "password")
+_SECRET_WORDS = frozenset({"secret", "token", "key", "password"})
 
 
 class PluginSettings(BaseSettings):
@@ -66,7 +66,9 @@ class PluginSettings(BaseSettings):
         head, *rest = [str(part) for part in item["loc"]] or ["settings"]
         variable = ".".join([head if head.isupper() else cls._prefix() + head.upper(), *rest])
         given = shown(item["input"])
-        if "@" in given or any(word in variable.lower() for word in _SECRET_WORDS):  # addresses can hold passwords
+        if "@" in given or not _SECRET_WORDS.isdisjoint(
+            variable.lower().replace(".", "_").split("_")
+        ):  # addresses can hold passwords
             given = "(hidden)"
         return f"{variable}: {given} is not allowed; {item['msg'].removeprefix('Value error, ')}"
 

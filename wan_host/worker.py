@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -46,7 +46,6 @@ class Held:
     claim: Claim
     run: Run
     task: asyncio.Task[None] | None = None
-    renewed: float = field(default_factory=time.monotonic)
 
 
 class Worker:
@@ -67,6 +66,7 @@ class Worker:
         self._busy_until = time.monotonic()
         self.idle_too_long = False
         self._queue: JobQueue | None = None
+        self._commands_counted = 0
 
     @property
     def stopping(self) -> bool:
@@ -91,6 +91,9 @@ class Worker:
         """Set the metrics that are read when somebody asks."""
         metrics, states = self.metrics, self.pool.states()
         metrics.build_info.labels(__version__).set(1)
+        if self._queue is not None:
+            metrics.queue_commands.labels(self._queue.backend).inc(self._queue.commands - self._commands_counted)
+            self._commands_counted = self._queue.commands
         metrics.plugin_info.clear()  # a plugin's status is a label and can change
         for record in self.hooks.registry.records:
             metrics.plugin_info.labels(record.name, record.version, record.status).set(1)
@@ -360,6 +363,7 @@ class Worker:
     def _note_poll(self, poll: Poll) -> None:
         self._readiness.queue_answered()
         self.metrics.queue_depth.set(poll.depth)
+        self.metrics.report_pending.set(poll.due_reports)
         if poll.state_lost:
             log.error("the queue server came back empty: jobs that waited there are lost; running ones will be delivered")
         for entry in poll.poisoned:

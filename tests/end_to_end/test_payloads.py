@@ -127,3 +127,16 @@ def test_health_has_the_seeds_fields(busy_site):
     assert health["wan_model_loaded"] is False
     assert health["qwen_model_loaded"] is False
     assert busy_site.workers[0].get("/ready") == (200, {"ready": True, "problems": []})
+
+
+def test_the_queues_commands_are_counted(busy_site):
+    def counted():
+        text = busy_site.workers[0].get("/metrics")[1]
+        (line,) = [line for line in text.splitlines() if line.startswith('wan_host_queue_commands_total{backend="embedded"}')]
+        assert "wan_host_report_pending " in text
+        return float(line.split()[-1])
+
+    before = counted()
+    busy_site.push(payload("counted"))
+    busy_site.receiver.wait_for("counted", "completed")
+    assert counted() > before > 0

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AliasChoices, Field, field_validator
 
-from wan_host import SettingsError
+from wan_host import PluginSettings
 
 _PREFIX = "WAN_HOST_QWEN_ENHANCE_"
-_FILE = "wan-host.toml"
 
 
 def _of_host(name: str) -> AliasChoices:
@@ -21,12 +17,8 @@ def _of_host(name: str) -> AliasChoices:
     return AliasChoices(_PREFIX + name.upper(), f"WAN_HOST_{name.upper()}", name)
 
 
-class EnhanceSettings(BaseSettings):
+class EnhanceSettings(PluginSettings, env_prefix=_PREFIX):
     """Which model enhances prompts, and how. Times are seconds."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True
-    )
 
     data_dir: Path = Field(default=Path("~/.local/share/wan-host"), validation_alias=_of_host("data_dir"))
     models_dir: Path | None = Field(default=None, validation_alias=_of_host("models_dir"))
@@ -71,34 +63,7 @@ class EnhanceSettings(BaseSettings):
         """The folder to search for models by name."""
         return self.models_dir or self.data_dir / "models"
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the signature is pydantic-settings' own
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # as above
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment, then the plugin's table of the file, then the two folders of the host from the file's top level."""
-        file = Path(os.environ.get("WAN_HOST_CONFIG") or _FILE)
-        content = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        folders = {name: content[name] for name in ("data_dir", "models_dir") if name in content}
-        return (init_settings, env_settings, InitSettingsSource(settings_cls, folders | content.get("qwen_enhance", {})))
-
 
 def read_settings() -> EnhanceSettings:
     """Read the settings. Raise SettingsError with one line that names what is wrong."""
-    try:
-        return EnhanceSettings()
-    except ValidationError as error:
-        raise SettingsError("; ".join(_problem(problem) for problem in error.errors(include_url=False))) from None
-    except ValueError as error:  # a settings file that is no TOML
-        raise SettingsError(f"{os.environ.get('WAN_HOST_CONFIG') or _FILE}: {error}") from error
-
-
-def _problem(problem: object) -> str:
-    location, given, message = (problem[key] for key in ("loc", "input", "msg"))  # type: ignore[index]  # pydantic's ErrorDetails
-    name = ".".join(str(part) for part in location)
-    variable = name if name.startswith("WAN_HOST_") else _PREFIX + name.upper()
-    return f"{variable}: {str(given)!r} is not allowed; {message.removeprefix('Value error, ')}"
+    return EnhanceSettings.read()
