@@ -188,10 +188,14 @@ class Fleet:
 
 
 def left_processes(folder: Path) -> list[psutil.Process]:
-    """Return the processes of a run: its folder stands in the environment that all of them inherit."""
+    """Return the processes of a run: its folder stands in the environment that all of them inherit.
+
+    A Valkey writes its title over its environment, so that it is known by the folder that it works in.
+    """
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get(instant.RUNS_VARIABLE, "").startswith(f"{folder}/"):
+            noted = process.environ().get(instant.RUNS_VARIABLE, "")
+            if noted.startswith(f"{folder}/") or Path(process.cwd()).is_relative_to(folder):
                 found.append(process)
     return found

@@ -7,9 +7,11 @@ from collections import Counter
 
 import pytest
 
+from tests.chaos.fleet import left_processes
 from tests.chaos.ledger import Books, expected_file, reconcile
 from tests.chaos.plan import Options, make_plan
 from tests.chaos.soak import Sample, growth
+from wan_host.queue.embedded import EmbeddedServer, server_binary
 from wan_host.queue.records import DeadLetter, JobState
 from wan_host.testing.outside import Arrival
 
@@ -19,6 +21,16 @@ PLAIN, HOPELESS = PLAN.jobs[0], PLAN.jobs[4]
 PICTURE = f"chaos/{PLAIN.id}/0.png"
 ABOUT = {"frames": 1, "fps": 0, "seed": PLAIN.payload["config"].get("seed", 9)}
 ASSET = {"url": f"store/{PICTURE}", "metadata": ABOUT}
+
+
+async def test_an_embedded_server_that_is_left_behind_is_found(tmp_path):
+    server = EmbeddedServer(tmp_path / "data")
+    await server.start()
+    try:
+        assert [process.name() for process in left_processes(tmp_path)] == [server_binary().name]
+    finally:
+        await server.stop()
+    assert not left_processes(tmp_path)
 
 
 def report(job_id, status, sequence, attempt=1, **more):

@@ -187,6 +187,25 @@ async def test_two_connections_share_one_server_and_the_last_one_ends_it(tmp_pat
     assert servers_of(tmp_path) == []
 
 
+async def test_who_leaves_while_the_owner_is_leaving_does_not_leave_the_server_to_nobody(tmp_path, monkeypatch):
+    owner, other = EmbeddedServer(tmp_path), EmbeddedServer(tmp_path)
+    await owner.start()
+    await other.start()
+    connection = await open_here(tmp_path)
+    look = owner._others
+
+    async def look_just_before_the_other_leaves():
+        seen = await look()
+        monkeypatch.setattr(owner, "_others", look)
+        await connection.aclose()
+        await other.stop()
+        return seen
+
+    monkeypatch.setattr(owner, "_others", look_just_before_the_other_leaves)
+    await owner.stop()
+    assert not servers_of(tmp_path)
+
+
 async def test_many_that_start_at_once_start_one_server(tmp_path):
     queues = await asyncio.gather(*(open_here(tmp_path, f"w{index}") for index in range(8)))
     assert len(servers_of(tmp_path)) == 1

@@ -47,6 +47,8 @@ _STOP_SECONDS: Final = 10.0
 _PAUSE: Final = 0.02
 _SYNC_SECONDS: Final = 1.0
 _LOG_BYTES: Final = 1_000_000
+_LEAVING: Final = "wan-host-leaving"
+"""The name of a connection that only looks who else is there: two that leave at once must not take each other for users."""
 _SOCKET_PATH_BYTES: Final = 104
 """The shorter of the limits of Linux (107) and macOS (103), with the final zero."""
 
@@ -152,15 +154,18 @@ class EmbeddedServer:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
         async with self._starting:
-            if self._become_owner():
+            while self._become_owner():
                 try:
                     if not await self._others():
                         await self._shut_down()
-                    elif self._process is not None:
-                        _LEFT_RUNNING.append(self._process)
-                        self._process = None
+                        return
                 finally:
                     self._give_up_ownership()
+                if await self._others():  # seen without the lock, so that whoever it is can take it when leaving
+                    break
+            if self._process is not None:
+                _LEFT_RUNNING.append(self._process)
+                self._process = None
 
     async def _tend(self) -> None:
         """Every second, adopt the server if its owner has died, and synchronise its append-only file as its owner."""
@@ -265,9 +270,10 @@ class EmbeddedServer:
             start_new_session=True,  # Ctrl-C in the terminal is for the host alone
         )
 
-    def _client(self) -> Redis:
+    def _client(self, *, name: str | None = None) -> Redis:
         return Redis(
             unix_socket_path=str(self.socket),
+            client_name=name,
             socket_connect_timeout=1.0,
             socket_timeout=2.0,
             decode_responses=True,
@@ -288,14 +294,14 @@ class EmbeddedServer:
         return "up"
 
     async def _others(self) -> bool:
-        """Whether any other connection to the server is open, when ours have had time to close."""
+        """Whether anybody but processes that are leaving is connected, when our own connections have had time to close."""
         for _ in range(3):
-            async with self._client() as client:
+            async with self._client(name=_LEAVING) as client:
                 try:
-                    info = await send(client, "INFO", "clients")
+                    clients = await send(client, "CLIENT LIST")
                 except (RedisError, OSError):
                     return False
-            if int(info["connected_clients"]) <= 1:
+            if all(item["name"] == _LEAVING for item in clients):
                 return False
             await asyncio.sleep(_PAUSE)
         return True
