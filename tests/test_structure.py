@@ -17,7 +17,7 @@ LAYERS = (
     {"threads", "addresses", "probe", "pictures", "encoding", "references"}
     | {"payload", "job", "settings", "plugin_settings", "metrics", "logs", "run", "reporting", "spool"},
     {"plugins", "hooks", "builtin", "lanes", "queue"},
-    {"connection", "lane_pool", "readiness", "stages", "delivery", "attempt", "worker"},
+    {"connection", "lane_pool", "readiness", "stages", "delivery", "attempt", "leases", "worker"},
     {"server"},
     {"cli", "__main__"},
 )

@@ -1,12 +1,11 @@
-"""The worker: claims jobs, keeps their leases, watches itself, and stops in good order."""
+"""The worker: starts everything, claims jobs, watches itself, and stops in good order."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -21,12 +20,13 @@ from wan_host.hooks import Hooks
 from wan_host.hookspecs import WorkerInfo
 from wan_host.lane_pool import LanePool
 from wan_host.lanes.devices import list_devices
+from wan_host.leases import Leases
 from wan_host.metrics import Metrics
-from wan_host.queue import Claim, JobQueue, Poll
+from wan_host.queue import JobQueue, Poll
 from wan_host.readiness import Readiness
 from wan_host.run import Run
 from wan_host.settings import Settings
-from wan_host.spool import Spool, SpooledJob
+from wan_host.spool import Spool
 from wan_host.stages import Stages
 from wan_host.threads import StrangerThreads
 
@@ -34,18 +34,8 @@ _IDLE_WAIT = 5.0
 _BUSY_WAIT = 0.25
 _BACKLOG_PER_LANE = 4
 """Runs that may be encoding or publishing beside each lane's own before the worker stops claiming."""
-_PROGRESS_SECONDS = 1.0
 _RECONNECT_SECONDS = 2.0
 log = structlog.get_logger("wan_host.worker")
-
-
-@dataclass(slots=True, eq=False)
-class Held:
-    """A claim that this worker works on."""
-
-    claim: Claim
-    run: Run
-    task: asyncio.Task[None] | None = None
 
 
 class Worker:
@@ -59,13 +49,13 @@ class Worker:
         self.started_at = time.time()
         self._once = once
         self._threads = StrangerThreads(limit=2)
-        self._held: dict[str, Held] = {}
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
         self._readiness = Readiness(settings, hooks)
         self._busy_until = time.monotonic()
         self.idle_too_long = False
         self._queue: JobQueue | None = None
+        self._leases: Leases | None = None
         self._commands_counted = 0
 
     @property
@@ -108,7 +98,7 @@ class Worker:
 
     def runs(self) -> list[Run]:
         """Return the runs of this moment."""
-        return [held.run for held in self._held.values()]
+        return self._leases.runs() if self._leases is not None else []
 
     def describe(self) -> dict[str, str]:
         """Return what the fleet's list shows of this worker."""
@@ -145,13 +135,23 @@ class Worker:
             settings=settings,
             wake_outbox=outbox.wake,
         )
+        leases = self._leases = Leases(
+            queue=queue,
+            attempts=attempts,
+            spool=spool,
+            pool=self.pool,
+            settings=settings,
+            readiness=self._readiness,
+            describe=self.describe,
+            changed=self._changed.set,
+        )
         loops: list[asyncio.Task[None]] = []
         try:
             await self.pool.start()
             self._readiness.lanes_started = True
             background = (
-                self._renew_loop(queue),
-                self._adopt_loop(queue, attempts, spool),
+                leases.keep_renewing(),
+                leases.keep_adopting(),
                 outbox.run(),
                 self._readiness.watch_disk(),
             )
@@ -160,9 +160,9 @@ class Worker:
                 loop.add_done_callback(self._loop_ended)
             outbox.wake()
             await self._tell_plugins("worker_started")
-            await self._claim_loop(queue, attempts, spool, outbox)
+            await self._claim_loop(queue, leases, outbox)
             await self._tell_plugins("worker_stopping")
-            await self._settle()
+            await leases.settle()
             with contextlib.suppress(QueueUnavailable, TimeoutError):  # what is left is delivered by any other worker
                 async with asyncio.timeout(settings.stop_grace if self.stopping else None):
                     await outbox.drain()
@@ -190,7 +190,7 @@ class Worker:
                 await self._wait_for_change(_RECONNECT_SECONDS)
         return None
 
-    async def _claim_loop(self, queue: JobQueue, attempts: Attempts, spool: Spool, outbox: Outbox) -> None:
+    async def _claim_loop(self, queue: JobQueue, leases: Leases, outbox: Outbox) -> None:
         while not self._stopping.is_set():
             wanted = self._capacity()
             if wanted == 0:
@@ -207,9 +207,9 @@ class Worker:
             outbox.set_clock(poll.server_time)
             if poll.due_reports:
                 outbox.wake()
-            await self._cancel(poll.cancelled)
+            await leases.cancel(poll.cancelled)
             for claim in poll.claims:
-                self._begin(claim, attempts, spool, leased=asked)
+                leases.begin(claim, leased=asked)
             if poll.claims:
                 continue
             if self._is_done(poll):
@@ -218,7 +218,7 @@ class Worker:
 
     def _is_done(self, poll: Poll) -> bool:
         """Tell whether there is nothing left to do for a worker that ends by itself."""
-        if self._held or poll.depth:
+        if self.runs() or poll.depth:
             self._busy_until = time.monotonic()
             return False
         longest = self.settings.idle_seconds
@@ -231,7 +231,7 @@ class Worker:
         """How many jobs to claim now: for every lane that is free, and one ahead where a lane is about to be."""
         if self._readiness.disk_full:
             return 0
-        left = [held.run.seconds_left() for held in self._held.values()]
+        left = [run.seconds_left() for run in self.runs()]
         in_lanes = [seconds for seconds in left if seconds is None or seconds > 0]
         if len(left) - len(in_lanes) >= _BACKLOG_PER_LANE * self.pool.generate_lanes:
             return 0
@@ -240,109 +240,6 @@ class Worker:
             return free
         ending = any(seconds is not None and seconds <= self.settings.prefetch_seconds for seconds in in_lanes)
         return 1 if free == 0 and ending else 0
-
-    def _begin(self, claim: Claim, attempts: Attempts, spool: Spool, *, leased: float) -> None:
-        run = self._new_run(claim, user_id="")
-        run.leased = leased
-        run.workdir = spool.folder(claim.job_id, claim.token)
-        self._hold(claim, run, attempts.work(claim, run))
-
-    async def _adopt_loop(self, queue: JobQueue, attempts: Attempts, spool: Spool) -> None:
-        """Deliver what processes left that died, looked for often enough to find it before its lease runs out."""
-        orphans: list[SpooledJob] = []
-        while True:
-            try:
-                orphans += await asyncio.to_thread(spool.take_over)
-                while orphans:
-                    await self._adopt(orphans[-1], queue, attempts, spool)
-                    orphans.pop()
-            except (QueueUnavailable, OSError) as error:
-                log.warning("spooled jobs wait", jobs=len(orphans), error=str(error))
-            await asyncio.sleep(queue.lease_seconds / 3)
-
-    async def _adopt(self, spooled: SpooledJob, queue: JobQueue, attempts: Attempts, spool: Spool) -> None:
-        lost = Claim(**spooled.claim) if spooled.claim else None
-        claim = await queue.adopt(spooled.job_id, spooled.token, lost=lost)
-        if claim is None:
-            log.info("spooled job is in other hands now, dropped", job=spooled.job_id, attempt=spooled.attempt)
-            spool.remove(spooled.folder)
-            return
-        run = self._new_run(claim, user_id=spooled.user_id)
-        run.workdir = spooled.folder
-        run.enter("spool")
-        self._hold(claim, run, attempts.deliver_spooled(claim, run, spooled))
-
-    def _new_run(self, claim: Claim, *, user_id: str) -> Run:
-        return Run(
-            job_id=claim.job_id,
-            user_id=user_id,
-            token=claim.token,
-            attempt=0,
-            deadline=time.monotonic() + self.settings.job_deadline,
-            workdir=self.settings.data_dir,
-        )
-
-    def _hold(self, claim: Claim, run: Run, work: Awaitable[None]) -> None:
-        held = self._held[claim.job_id] = Held(claim, run)
-        held.task = asyncio.ensure_future(work)
-        held.task.add_done_callback(lambda task: self._release(claim.job_id, task))
-        run.on_change = lambda _: self._changed.set()
-
-    def _release(self, job_id: str, task: asyncio.Task[None]) -> None:
-        self._held.pop(job_id, None)
-        self._changed.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a run ended with an unexpected error", job=job_id, exc_info=error)
-
-    async def _cancel(self, job_ids: Iterable[str]) -> None:
-        for job_id in job_ids:
-            held = self._held.get(job_id)
-            if held is not None and not held.run.cancelled:
-                log.info("job is being cancelled", job=job_id, stage=held.run.stage)
-                await self.pool.cancel(held.run)
-
-    async def _renew_loop(self, queue: JobQueue) -> None:
-        """Renew every lease at a third of its length, while its run moves; more often where that costs nothing, for progress."""
-        longest = queue.lease_seconds / 3
-        pause = longest if queue.backend == "upstash" else min(longest, _PROGRESS_SECONDS)
-        while True:
-            await asyncio.sleep(pause)
-            held = [item for item in self._held.values() if self._moves(item.run)]
-            if not held:
-                continue
-            asked = time.monotonic()
-            try:
-                progress = {item.run.job_id: item.run.progress() for item in held}
-                standing = await queue.renew([item.claim for item in held], progress, worker=self.describe())
-            except QueueUnavailable as error:
-                self._readiness.queue_failed(str(error))
-                continue
-            self._readiness.queue_answered()
-            for item in held:
-                if standing[item.run.job_id] != "lost":
-                    item.run.leased = asked
-            lost = [job_id for job_id, state in standing.items() if state == "lost"]
-            if lost:
-                log.warning("leases lost, their runs are stopped", jobs=lost)
-            await self._cancel([*lost, *(job_id for job_id, state in standing.items() if state == "cancelled")])
-
-    def _moves(self, run: Run) -> bool:
-        """Tell whether a run makes progress; one that stands still longer than any stage may loses its lease."""
-        if run.stage == "waiting":
-            return True
-        settings = self.settings
-        longest = max(settings.stage_timeout, settings.load_timeout, settings.step_timeout, settings.publish_timeout)
-        return time.monotonic() - run.last_progress < longest + settings.cancel_grace
-
-    async def _settle(self) -> None:
-        """Let runs end within the grace time, then hand back what is left."""
-        tasks = [held.task for held in self._held.values() if held.task is not None]
-        if tasks:
-            log.info("waiting for running jobs", jobs=len(tasks), seconds=self.settings.stop_grace)
-            _, late = await asyncio.wait(tasks, timeout=self.settings.stop_grace)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
 
     async def _idle(self, queue: JobQueue) -> None:
         waiting = asyncio.create_task(queue.wait(_IDLE_WAIT))

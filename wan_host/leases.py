@@ -1,0 +1,162 @@
+"""The leases of a worker: every claim that it works on, from its begin or adoption to its release."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from wan_host.attempt import Attempts
+from wan_host.errors import QueueUnavailable
+from wan_host.lane_pool import LanePool
+from wan_host.queue import Claim, JobQueue
+from wan_host.readiness import Readiness
+from wan_host.run import Run
+from wan_host.settings import Settings
+from wan_host.spool import Spool, SpooledJob
+
+_PROGRESS_SECONDS = 1.0
+log = structlog.get_logger("wan_host.leases")
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A claim that this worker works on."""
+
+    claim: Claim
+    run: Run
+    task: asyncio.Task[None] | None = None
+
+
+class Leases:
+    """The claims of this moment. Its loops keep them, and take over those of processes that died."""
+
+    def __init__(
+        self,
+        *,
+        queue: JobQueue,
+        attempts: Attempts,
+        spool: Spool,
+        pool: LanePool,
+        settings: Settings,
+        readiness: Readiness,
+        describe: Callable[[], dict[str, str]],
+        changed: Callable[[], None],
+    ) -> None:
+        """``describe``: what the fleet's list shows of this worker. ``changed`` is called when a run enters a stage or ends."""
+        self._queue, self._attempts, self._spool, self._pool = queue, attempts, spool, pool
+        self._settings, self._readiness, self._describe, self._changed = settings, readiness, describe, changed
+        self._held: dict[str, Held] = {}
+
+    def runs(self) -> list[Run]:
+        """Return the runs of this moment."""
+        return [held.run for held in self._held.values()]
+
+    def begin(self, claim: Claim, *, leased: float) -> None:
+        """Work on a claim that was asked for at ``leased`` (monotonic seconds)."""
+        run = self._new_run(claim, user_id="")
+        run.leased = leased
+        run.workdir = self._spool.folder(claim.job_id, claim.token)
+        self._hold(claim, run, self._attempts.work(claim, run))
+
+    async def cancel(self, job_ids: Iterable[str]) -> None:
+        """Cancel those of these jobs that run here."""
+        for job_id in job_ids:
+            held = self._held.get(job_id)
+            if held is not None and not held.run.cancelled:
+                log.info("job is being cancelled", job=job_id, stage=held.run.stage)
+                await self._pool.cancel(held.run)
+
+    async def settle(self) -> None:
+        """Let runs end within the grace time, then hand back what is left."""
+        tasks = [held.task for held in self._held.values() if held.task is not None]
+        if tasks:
+            log.info("waiting for running jobs", jobs=len(tasks), seconds=self._settings.stop_grace)
+            _, late = await asyncio.wait(tasks, timeout=self._settings.stop_grace)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def keep_adopting(self) -> None:
+        """Deliver what processes left that died, looked for often enough to find it before its lease runs out."""
+        orphans: list[SpooledJob] = []
+        while True:
+            try:
+                orphans += await asyncio.to_thread(self._spool.take_over)
+                while orphans:
+                    await self._adopt(orphans[-1])
+                    orphans.pop()
+            except (QueueUnavailable, OSError) as error:
+                log.warning("spooled jobs wait", jobs=len(orphans), error=str(error))
+            await asyncio.sleep(self._queue.lease_seconds / 3)
+
+    async def _adopt(self, spooled: SpooledJob) -> None:
+        lost = Claim(**spooled.claim) if spooled.claim else None
+        claim = await self._queue.adopt(spooled.job_id, spooled.token, lost=lost)
+        if claim is None:
+            log.info("spooled job is in other hands now, dropped", job=spooled.job_id, attempt=spooled.attempt)
+            self._spool.remove(spooled.folder)
+            return
+        run = self._new_run(claim, user_id=spooled.user_id)
+        run.workdir = spooled.folder
+        run.enter("spool")
+        self._hold(claim, run, self._attempts.deliver_spooled(claim, run, spooled))
+
+    def _new_run(self, claim: Claim, *, user_id: str) -> Run:
+        return Run(
+            job_id=claim.job_id,
+            user_id=user_id,
+            token=claim.token,
+            attempt=0,
+            deadline=time.monotonic() + self._settings.job_deadline,
+            workdir=self._settings.data_dir,
+        )
+
+    def _hold(self, claim: Claim, run: Run, work: Awaitable[None]) -> None:
+        held = self._held[claim.job_id] = Held(claim, run)
+        held.task = asyncio.ensure_future(work)
+        held.task.add_done_callback(lambda task: self._release(claim.job_id, task))
+        run.on_change = lambda _: self._changed()
+
+    def _release(self, job_id: str, task: asyncio.Task[None]) -> None:
+        self._held.pop(job_id, None)
+        self._changed()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a run ended with an unexpected error", job=job_id, exc_info=error)
+
+    async def keep_renewing(self) -> None:
+        """Renew every lease at a third of its length, while its run moves; more often where that costs nothing, for progress."""
+        longest = self._queue.lease_seconds / 3
+        pause = longest if self._queue.backend == "upstash" else min(longest, _PROGRESS_SECONDS)
+        while True:
+            await asyncio.sleep(pause)
+            held = [item for item in self._held.values() if self._moves(item.run)]
+            if not held:
+                continue
+            asked = time.monotonic()
+            try:
+                progress = {item.run.job_id: item.run.progress() for item in held}
+                standing = await self._queue.renew([item.claim for item in held], progress, worker=self._describe())
+            except QueueUnavailable as error:
+                self._readiness.queue_failed(str(error))
+                continue
+            self._readiness.queue_answered()
+            for item in held:
+                if standing[item.run.job_id] != "lost":
+                    item.run.leased = asked
+            ended = {item.run.job_id for item in held if self._held.get(item.run.job_id) is not item}  # while the queue answered
+            lost = [job_id for job_id, state in standing.items() if state == "lost" and job_id not in ended]
+            if lost:
+                log.warning("leases lost, their runs are stopped", jobs=lost)
+            await self.cancel([*lost, *(job_id for job_id, state in standing.items() if state == "cancelled")])
+
+    def _moves(self, run: Run) -> bool:
+        """Tell whether a run makes progress; one that stands still longer than any stage may loses its lease."""
+        if run.stage == "waiting":
+            return True
+        settings = self._settings
+        longest = max(settings.stage_timeout, settings.load_timeout, settings.step_timeout, settings.publish_timeout)
+        return time.monotonic() - run.last_progress < longest + settings.cancel_grace
