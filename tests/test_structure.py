@@ -15,7 +15,7 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensor
 LAYERS = (
     {"wan_host", "errors", "model", "request", "report", "media", "context", "hookspecs"},
     {"threads", "addresses", "probe", "pictures", "encoding", "references"}
-    | {"payload", "job", "settings", "plugin_settings", "metrics", "logs", "run", "reporting", "spool"},
+    | {"payload", "batch", "job", "settings", "plugin_settings", "metrics", "logs", "run", "reporting", "spool"},
     {"plugins", "hooks", "builtin", "lanes", "queue"},
     {"connection", "lane_pool", "readiness", "stages", "delivery", "attempt", "leases", "worker"},
     {"server"},

@@ -149,3 +149,22 @@ async def test_depth_counts_what_there_is_to_do(queue, redis, name):
     depth = await queue.depth()
     assert (depth.waiting, depth.delayed, depth.leased, depth.dead_letters) == (3, 1, 1, 1)
     assert (await queue.poll(claims=0)).depth == 3
+
+
+async def test_the_states_of_many_jobs_are_asked_for_at_once_without_their_payloads(queue):
+    await queue.push(job("waits", prompt="x" * 10_000))
+    await queue.push(job("runs", priority=9))
+    assert await queue.states(["waits", "runs"]) == {}
+    await queue.take_in()
+    (claim,) = (await queue.poll(claims=1)).claims
+    await queue.start(claim)
+    await queue.renew([claim], {"runs": {"stage": "denoise", "step": 1, "total": 4}})
+    before = queue.commands
+    states = await queue.states([*(f"nobody-{number}" for number in range(400)), "waits", "runs"])
+    assert queue.commands == before + 1
+    assert {name: (state.status, state.payload, state.progress.get("step")) for name, state in states.items()} == {
+        "waits": ("waiting", "", None),
+        "runs": ("running", "", 1),
+    }
+    assert len(await queue.states(["runs"] * 1200)) == 1
+    assert queue.commands == before + 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from wan_host.queue.records import DeadLetter, Depth, JobState, Poll, WorkerState, dead_letter_from, job_from, worker_from
@@ -12,6 +12,7 @@ __all__ = ["Inspection"]
 
 _ROUNDS: Final = 20
 _MOVED_A_ROUND: Final = 500
+_ASKED: Final = 500
 
 
 class Inspection(Session):
@@ -43,6 +44,20 @@ class Inspection(Session):
     async def jobs(self, *, limit: int = 50, status: str | None = None) -> list[JobState]:
         """Return jobs, newest first; with ``status`` those among the newest 10,000 that have it."""
         return [job_from(row) for row in await self._run("jobs", status or "", str(limit))]
+
+    async def states(self, job_ids: Sequence[str]) -> dict[str, JobState]:
+        """Return what the queue knows of these jobs, without their payloads: a command for every 500, what is unknown left out.
+
+        Entries that producers have pushed and nobody has taken in are unknown; `take_in` takes them in.
+        """
+        rows = [
+            row for start in range(0, len(job_ids), _ASKED) for row in await self._run("states", *job_ids[start : start + _ASKED])
+        ]
+        return {row[0]: job_from(row) for row in rows}
+
+    async def take_in(self) -> None:
+        """Take in what producers have pushed, so that it is known; within reason."""
+        await self._take_in_all()
 
     async def dead_letters(self, limit: int = 50) -> list[DeadLetter]:
         """Return what was given up, newest first."""
