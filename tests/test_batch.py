@@ -1,6 +1,7 @@
 """Batches: files and lists of jobs, grids, and ids that do not change."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -181,3 +182,9 @@ def test_the_same_job_is_recognised_however_it_is_written():
     assert same_payload('{"a": 1, "b": 2}', '{"b":2,"a":1}')
     assert not same_payload('{"a": 1}', '{"a": 2}')
     assert not same_payload("not json", "not json")
+
+
+def test_the_documented_grid_is_twelve_jobs():
+    text = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith('{"id": "cats"')]
+    assert len(jobs(line)) == 12

@@ -50,6 +50,10 @@ class BatchJob:
         """The job's id."""
         return self.payload.id
 
+    def is_job(self, digest: str) -> bool:
+        """Tell whether the SHA-1 of a payload is this one's."""
+        return digest == hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchProblem:

@@ -41,11 +41,15 @@ class Site:
         with Redis.from_url(EmbeddedServer(self.data).url) as client:
             client.rpush("wan_queue", entry)
 
+    def variables(self):
+        """The environment of a user's command."""
+        return {**os.environ, **self.environment, "COLUMNS": "200"}
+
     def cli(self, *arguments, text=None, check=True):
         """Run `wan-host` as a user does."""
         result = subprocess.run(
             [sys.executable, "-m", "wan_host", *arguments],
-            env={**os.environ, **self.environment, "COLUMNS": "200"},
+            env=self.variables(),
             input=text,
             capture_output=True,
             text=True,

@@ -107,7 +107,7 @@ def test_an_entry_without_a_usable_id_is_a_dead_letter(busy_site, job_id, entry)
 
 def test_submit_wait_shows_the_end_of_the_job(busy_site, job_id):
     done = busy_site.cli("submit", "-", "--wait", text=payload(job_id))
-    assert json.loads(done.stdout.partition("\n")[2])["result"]["assets"][0]["type"] == "video"
+    assert json.loads(done.stdout)["result"]["assets"][0]["type"] == "video"
     failed = busy_site.cli("submit", "-", "--wait", text=payload(f"{job_id}-refused", prompt="refuse"), check=False)
     assert failed.returncode == 2
     assert "refusal" in failed.stdout

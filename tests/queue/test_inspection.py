@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 
 import pytest
 
@@ -166,5 +167,6 @@ async def test_the_states_of_many_jobs_are_asked_for_at_once_without_their_paylo
         "waits": ("waiting", "", None),
         "runs": ("running", "", 1),
     }
+    assert states["runs"].digest == hashlib.sha1(job("runs", priority=9).encode()).hexdigest()
     assert len(await queue.states(["runs"] * 1200)) == 1
     assert queue.commands == before + 4

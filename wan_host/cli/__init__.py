@@ -11,7 +11,7 @@ import click
 _COMMANDS = {
     "run": "Take jobs from the queue, until stopped.",
     "generate": "Generate from a prompt, here and now, without a queue.",
-    "submit": "Push a job to the queue.",
+    "submit": "Push a job, or a batch of them, to the queue.",
     "jobs": "List, show, cancel and retry jobs.",
     "workers": "List the workers that share the queue.",
     "models": "List models; plugins add commands to get them.",

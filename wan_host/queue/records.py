@@ -139,7 +139,8 @@ class JobState:
     """All that the queue knows of a job.
 
     ``status``: waiting, claimed, running, published, completed, report_refused, failed or cancelled. ``report_state``:
-    "" (none yet), pending, accepted or refused. ``reason``: why the last run was handed back.
+    "" (none yet), pending, accepted or refused. ``reason``: why the last run was handed back. ``digest``: the payload's SHA-1,
+    where it stands for a payload that was not asked for.
     """
 
     job_id: str
@@ -156,6 +157,7 @@ class JobState:
     reason: str = ""
     cancelling: bool = False
     payload: str = ""
+    digest: str = ""
     progress: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
@@ -283,6 +285,7 @@ def job_from(row: Sequence[str]) -> JobState:
         reason=known.get("reason", ""),
         cancelling=known.get("cancel") == "1",
         payload=payload,
+        digest=known.get("digest", ""),
         progress=json_or_none(known.get("progress", "")) or {},
         result=json_or_none(known.get("result", "")),
         error=json_or_none(known.get("error", "")),

@@ -3,12 +3,12 @@
 -- ARGV[3...]  ids
 -- reply       {{id, field, value, field, value...}...}; what is not known is left out
 
-local FIELDS = {'status', 'attempts', 'progress', 'result', 'error'}
+local FIELDS = {'status', 'attempts', 'progress', 'result', 'error'}  -- and the payload, as its SHA-1
 local found = {}
 for i = 3, #ARGV do
   local state = fields(job_key(ARGV[i]), unpack(FIELDS))
   if state.status ~= '' then
-    local row = {ARGV[i]}
+    local row = {ARGV[i], 'digest', redis.sha1hex(redis.call('HGET', job_key(ARGV[i]), 'payload') or '')}
     for _, name in ipairs(FIELDS) do
       row[#row + 1] = name
       row[#row + 1] = state[name]
