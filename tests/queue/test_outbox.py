@@ -62,6 +62,8 @@ async def test_a_report_that_is_to_be_tried_again_comes_to_any_worker_after_its_
     (report,) = await finished.due_reports()
     await finished.report_retry(report, 0.1, "503")
     assert await other.due_reports() == []
+    poll = await other.poll(claims=0)
+    assert (poll.due_reports, poll.pending_reports) == (0, 1), "it waits for its next try, and is still owed"
     await asyncio.sleep(0.12)
     assert (await other.poll(claims=0)).due_reports == 1
     (again,) = await other.due_reports()
@@ -69,6 +71,7 @@ async def test_a_report_that_is_to_be_tried_again_comes_to_any_worker_after_its_
     assert await finished.due_reports() == []
     await other.report_accepted(again)
     assert (await other.job("a")).status == "completed"
+    assert (await other.poll(claims=0)).pending_reports == 0
 
 
 async def test_a_report_whose_deliverer_died_comes_to_another_worker(open_, monkeypatch):

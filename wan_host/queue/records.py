@@ -81,8 +81,8 @@ class Poll:
     """The answer to one poll.
 
     ``depth``: jobs that wait. ``next_due``: seconds until a lease, a delay or a report that is known now becomes due, None if
-    there is none. ``due_reports``: reports that can be taken with `due_reports`. ``moved``: entries taken from the producers'
-    list.
+    there is none. ``due_reports``: reports that can be taken with `due_reports`; ``pending_reports``: those and the ones that are
+    being delivered or wait for another try. ``moved``: entries taken from the producers' list.
     ``cancelled``: jobs of this worker that somebody wants cancelled. ``state_lost``: the server came back empty since the last
     poll: what waited is lost, what is running or spooled will still be delivered.
     """
@@ -93,6 +93,7 @@ class Poll:
     poisoned: tuple[Poison, ...] = ()
     duplicates: tuple[Duplicate, ...] = ()
     due_reports: int = 0
+    pending_reports: int = 0
     cancelled: frozenset[str] = frozenset()
     next_due: float | None = None
     moved: int = 0
@@ -243,7 +244,7 @@ def claim_from(row: Sequence[Any]) -> Claim:
 
 def poll_from(reply: Sequence[Any], *, state_lost: bool) -> Poll:
     """Build the answer from `poll.lua`'s reply."""
-    now, _, waiting, next_due, reports, moved, claims, poisoned, duplicates, cancelled = reply
+    now, _, waiting, next_due, reports, moved, claims, poisoned, duplicates, cancelled, pending = reply
     return Poll(
         server_time=int(now) / 1000,
         depth=int(waiting),
@@ -251,6 +252,7 @@ def poll_from(reply: Sequence[Any], *, state_lost: bool) -> Poll:
         poisoned=tuple(Poison(letter, job_id, reason, int(size), head) for letter, job_id, reason, size, head in poisoned),
         duplicates=tuple(Duplicate(*row) for row in duplicates),
         due_reports=int(reports),
+        pending_reports=int(pending),
         cancelled=frozenset(cancelled),
         next_due=None if int(next_due) < 0 else int(next_due) / 1000,
         moved=int(moved),

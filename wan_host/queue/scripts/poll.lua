@@ -9,7 +9,7 @@
 -- reply    {now, epoch, waiting, next due (ms from now, -1: nothing), reports due, moved,
 --           claims {{id, token, attempts, runs, seed, queued_at, priority, entry, cancelled, problem, payload}...},
 --           poisoned {{letter, id, reason, size, head}...}, duplicates {{id, status, 'dropped'|'reported'|'rerun'}...},
---           cancelled {id...}}
+--           cancelled {id...}, reports not yet accepted}
 
 local worker, lease, wanted = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local move_limit, entry_limit, randomness, about = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
@@ -280,7 +280,7 @@ if worker ~= '' then
 end
 
 answer = {int(now), meta.epoch, waiting, next_due, redis.call('ZCOUNT', OUTBOX, '-inf', int(now)), moved, claims, poisoned,
-  duplicates, cancelled}
+  duplicates, cancelled, redis.call('ZCARD', OUTBOX)}
 if #claims + #poisoned + #duplicates > 0 then remember(answer) end
 for _, claimed in ipairs(claims) do claimed[11] = redis.call('HGET', job_key(claimed[1]), 'payload') or '' end
 return answer
