@@ -260,7 +260,7 @@ class Worker:
     def _note_poll(self, poll: Poll) -> None:
         self._readiness.queue_answered()
         self.metrics.queue_depth.set(poll.depth)
-        self.metrics.report_pending.set(poll.due_reports)
+        self.metrics.report_pending.set(poll.pending_reports)
         if poll.state_lost:
             log.error("the queue server came back empty: jobs that waited there are lost; running ones will be delivered")
         for entry in poll.poisoned:
