@@ -202,18 +202,18 @@ def measure_tiny_wan(count: int, torch_threads: int) -> dict[str, object]:
     captions = json.loads(CAPTIONS.read_text()) if CAPTIONS.is_file() else enhance_captions(count)
     if [row["prompt"] for row in captions] != [case.prompt for case in asked]:
         sys.exit(f"{CAPTIONS} has other captions: remove it")
-    generate = judge.Generator(judge.SHIPPED, OUT, torch_threads)
     rows: dict[str, list[dict[str, object]]] = {"without": [], "with": []}
-    for index, (case, caption) in enumerate(zip(asked, captions, strict=True)):
-        for name, prompt in (("without", case.prompt), ("with", caption["used"])):
-            path = generate({"name": f"{name}-{index:03d}", "prompt": prompt, "seed": case.seed})
-            rows[name].append({**judge.judge(case, judge.read_frames(path)), "used": prompt})
-        if (index + 1) % 10 == 0:
-            print(
-                f"{index + 1} captions",
-                {name: judge.tally(asked[: index + 1], found) for name, found in rows.items()},
-                flush=True,
-            )
+    with judge.Generator(judge.SHIPPED, OUT, torch_threads) as generate:
+        for index, (case, caption) in enumerate(zip(asked, captions, strict=True)):
+            for name, prompt in (("without", case.prompt), ("with", caption["used"])):
+                path = generate({"name": f"{name}-{index:03d}", "prompt": prompt, "seed": case.seed})
+                rows[name].append({**judge.judge(case, judge.read_frames(path)), "used": prompt})
+            if (index + 1) % 10 == 0:
+                print(
+                    f"{index + 1} captions",
+                    {name: judge.tally(asked[: index + 1], found) for name, found in rows.items()},
+                    flush=True,
+                )
     figures = {name: judge.tally(asked, found) for name, found in rows.items()}
     print(f"{sum(row['source'] != 'none' for row in captions)} of {count} captions were enhanced")
     for name, figure in figures.items():

@@ -3,25 +3,28 @@
     python benchmarks/tiny_wan_quality.py                      # the checkpoint that the plugin ships
     python benchmarks/tiny_wan_quality.py --model FOLDER --captions 40 --out quality/
 
-It writes mp4 and png files as a worker would, reads them back, finds the coloured object in each frame, names its
-colour by hue and its shape by overlap with drawn outlines, and follows its centre and area. The captions' combinations
-of colour, shape and motion were held out of training (one in eight, by CRC-32). It draws its own references, and shares
-no code with the clips that the model was trained on.
+A worker makes them as users have it: jobs go into its queue, and what it published is read back. The judge finds the
+coloured object in each frame, names its colour by hue and its shape by overlap with drawn outlines, and follows its
+centre and area. The captions' combinations of colour, shape and motion were held out of training (one in eight, by
+CRC-32). It draws its own references, and shares no code with the clips that the model was trained on.
 
 First it judges itself, on clips it draws (must be near 100 %) and on the same clips with captions shuffled (must be near
 chance). `--skip-model` stops there.
 """
 
-# ruff: noqa: ANN001, ANN202, ANN204, ARG005, D102, D103, D401, PLR2004, RUF007 - a script: its functions are named for what they measure
+# ruff: noqa: ANN001, ANN002, ANN202, ANN204, ARG005, D102, D103, D105, D401, PLR2004, RUF007 - a script: its functions are named for what they measure
 from __future__ import annotations
 
 import argparse
+import base64
 import colorsys
 import functools
 import hashlib
+import io
 import json
 import math
 import random
+import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -32,6 +35,11 @@ from statistics import median
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw
+from redis import Redis
+
+from wan_host.queue import EmbeddedServer
+from wan_host.testing.process import WorkerProcess
+from wan_host.testing.receiver import Receiver
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = REPOSITORY / "plugins/tiny_wan/wan_host_tiny_wan/model"
@@ -51,7 +59,7 @@ DIRECTIONS = {
 }  # fmt: skip
 MOTIONS = (*DIRECTIONS, "rotate", "grow", "shrink", "still")
 RADII = {"small": 0.125, "medium": 0.18, "large": 0.26}
-BACKGROUNDS = ("black", "white", "gray", "striped", "checkered", "dotted")
+GRAY_BACKGROUNDS = ("black", "white", "gray", "striped", "checkered", "dotted")
 SAID = {
     "right": "moving to the right", "left": "moving to the left", "up": "moving up", "down": "moving down",
     "up right": "moving diagonally up and to the right", "up left": "moving diagonally up and to the left",
@@ -77,7 +85,7 @@ class Case:
         size = "" if self.size == "medium" else f"{self.size} "
         article = "a" if size else article
         thing = f"{article} {size}{self.colour} {self.shape}"
-        place = f"on a {self.background} background"
+        place = f"on {'an' if self.background == 'orange' else 'a'} {self.background} background"
         return (
             f"{thing} {SAID[self.motion]} {place}",
             f"{place}, {thing} {SAID[self.motion]}",
@@ -91,7 +99,8 @@ def held_out(colour: str, shape: str, motion: str) -> bool:
     return zlib.crc32(f"{colour} {shape} {motion}".encode()) % 8 == 0
 
 
-def cases(count: int) -> list[Case]:
+def cases(count: int, *, coloured: bool = False) -> list[Case]:
+    """The first ``count`` cases, on gray and patterned backgrounds or on those of another colour than the object's."""
     combinations = [
         (c, s, m)
         for c in PAINT for s in SHAPES for m in MOTIONS
@@ -99,10 +108,12 @@ def cases(count: int) -> list[Case]:
     ]  # fmt: skip
     rng = random.Random(7)
     rng.shuffle(combinations)
-    return [
-        Case(*combinations[i % len(combinations)], rng.choice(list(RADII)), rng.choice(BACKGROUNDS), 1000 + i)
-        for i in range(count)
-    ]
+    found = []
+    for i in range(count):
+        colour, shape, motion = combinations[i % len(combinations)]
+        grounds = [name for name in PAINT if name != colour] if coloured else GRAY_BACKGROUNDS
+        found.append(Case(colour, shape, motion, rng.choice(list(RADII)), rng.choice(grounds), 1000 + i))
+    return found
 
 
 # What the judge draws itself: references, sources, and the control of its own verdicts.
@@ -164,6 +175,9 @@ def paint(case: Case, at: float, side: int = SIDE) -> Image.Image:
 
 
 def _ground(background: str) -> tuple[int, int, int]:
+    if background in PAINT:
+        red, green, blue = (round(0.8 * part + 20) for part in PAINT[background])
+        return red, green, blue
     return ({"black": 18, "white": 236, "gray": 128, "striped": 70, "checkered": 150, "dotted": 40}[background],) * 3
 
 
@@ -205,6 +219,7 @@ class Seen:
     shape: str
     centre: tuple[float, float]  # x, y in fractions of the frame
     area: float  # fraction of the frame
+    ground: str | None  # the colour of a flat coloured background
     turn: float  # degrees, modulo the shape's symmetry
 
 
@@ -280,10 +295,19 @@ def templates() -> tuple[list[tuple[str, float]], np.ndarray]:
     return names, np.stack(masks)
 
 
+def contrast(pixels: np.ndarray) -> tuple[np.ndarray, str | None]:
+    """How much each pixel differs from the ground, 0 to 255: its colourfulness, or on a coloured ground its distance."""
+    border = np.concatenate([pixels[:6].reshape(-1, 3), pixels[-6:].reshape(-1, 3), pixels[:, :6].reshape(-1, 3)])
+    ground = np.median(np.concatenate([border, pixels[:, -6:].reshape(-1, 3)]), axis=0)
+    if np.ptp(ground) < 70:
+        return np.ptp(pixels, axis=2), None
+    return np.abs(pixels - ground).max(2), colour_of(ground)
+
+
 def look(frame: np.ndarray) -> Seen | None:
     """The object of a frame (height, width, 3) uint8; None if there is not exactly one clear coloured object."""
     pixels = frame.astype(np.float64)
-    chroma = pixels.max(2) - pixels.min(2)
+    chroma, ground = contrast(pixels)
     mask = largest_object(chroma > 55)
     if mask is None:
         return None
@@ -300,9 +324,9 @@ def look(frame: np.ndarray) -> Seen | None:
     overlap = np.minimum(masks, normal).sum((1, 2)) / np.maximum(masks, normal).sum((1, 2))
     best = int(overlap.argmax())
     if overlap[best] < 0.6:
-        return Seen(colour_of(rgb), "blob", (cx / frame.shape[1], cy / frame.shape[0]), area / chroma.size, 0.0)
+        return Seen(colour_of(rgb), "blob", (cx / frame.shape[1], cy / frame.shape[0]), area / chroma.size, ground, 0.0)
     shape, turn = names[best]
-    return Seen(colour_of(rgb), shape, (cx / frame.shape[1], cy / frame.shape[0]), area / chroma.size, turn)
+    return Seen(colour_of(rgb), shape, (cx / frame.shape[1], cy / frame.shape[0]), area / chroma.size, ground, turn)
 
 
 def things_right(case: Case, seen: list[Seen | None]) -> dict[str, bool]:
@@ -310,7 +334,8 @@ def things_right(case: Case, seen: list[Seen | None]) -> dict[str, bool]:
     three = [seen[0], seen[len(seen) // 2], seen[-1]]
     colour = sum(s is not None and s.colour == case.colour for s in three) >= 2
     shape = sum(s is not None and s.shape == case.shape for s in three) >= 2
-    return {"colour": colour, "shape": shape, "both": colour and shape}
+    background = sum(s is not None and s.ground == (case.background if case.background in PAINT else None) for s in three) >= 2
+    return {"colour": colour, "shape": shape, "both": colour and shape, "background": background}
 
 
 def motion_of(seen: list[Seen | None]) -> str:
@@ -352,6 +377,7 @@ def tally(asked: list[Case], rows: list[dict]) -> dict[str, float]:
         "colour and shape": share(rows, "both"),
         "colour": share(rows, "colour"),
         "shape": share(rows, "shape"),
+        "background": share(rows, "background"),
         "direction": share(rows, "motion", lambda i: moving[i]),
         "other motions": share(rows, "motion", lambda i: not moving[i]),
     }
@@ -378,80 +404,78 @@ def control(asked: list[Case], out: Path) -> dict[str, dict[str, float]]:
 
 
 class Generator:
-    """Publishes files with the diffusers pipelines that the Wan 2.1 plugin uses, on a checkpoint folder."""
+    """A worker as users run it, from the queue to the published file, without pinning; use it with ``with``."""
 
     def __init__(self, model: Path, out: Path, threads: int):
-        import inspect
-
-        import torch
-        from diffusers import WanPipeline, WanTransformer3DModel, WanVACEPipeline, WanVideoToVideoPipeline
-
-        torch.set_num_threads(threads)
-        self.torch, self.out = torch, out
-        self.vace = WanVACEPipeline.from_pretrained(model, dtype=torch.float32)
-        full = self.vace.transformer
-        known = set(inspect.signature(WanTransformer3DModel.__init__).parameters)
-        with torch.device("meta"):
-            base = WanTransformer3DModel(**{k: v for k, v in full.config.items() if k in known})
-        for name in (
-            "rope", "patch_embedding", "condition_embedder", "blocks", "norm_out", "proj_out", "scale_shift_table",
-        ):  # fmt: skip
-            setattr(base, name, getattr(full, name))
-        parts = {"tokenizer": self.vace.tokenizer, "text_encoder": self.vace.text_encoder, "vae": self.vace.vae}
-        self.pipes = {
-            "video": self.vace,
-            "text": WanPipeline(**parts, transformer=base.eval(), scheduler=self.vace.scheduler),
-            "image": WanVideoToVideoPipeline(**parts, transformer=base, scheduler=self.vace.scheduler),
+        self.data = out / "worker"
+        shutil.rmtree(self.data, ignore_errors=True)
+        self.receiver = Receiver()
+        environment = {
+            "WAN_HOST_MODEL": "tiny-wan",
+            "WAN_HOST_DEVICES": "cpu",
+            "WAN_HOST_DISABLED_PLUGINS": "qwen_enhance,supabase,thumbnail",
+            "WAN_HOST_CALLBACK_URL": self.receiver.url,
+            "WAN_HOST_WAN21_PIN_FRAMES": "false",
+            "OMP_NUM_THREADS": str(threads),
         }
-        for pipe in self.pipes.values():
-            pipe.set_progress_bar_config(disable=True)
+        if model != SHIPPED:
+            environment["WAN_HOST_TINY_WAN_PATH"] = str(model.resolve())
+        self.worker = WorkerProcess(data_dir=self.data, environment=environment)
+
+    def __enter__(self):
+        self.receiver.__enter__()
+        self.worker.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.worker.__exit__(*error)
+        self.receiver.__exit__(*error)
 
     def __call__(self, payload: dict) -> Path:
-        torch = self.torch
-        settings = {**DEFAULTS, **payload.get("settings", {})}
-        for pipe in self.pipes.values():
-            pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, flow_shift=settings["shift"])
-        frames, side = payload.get("num_frames", FRAMES), payload.get("side", SIDE)
-        call = {
-            "prompt": payload["prompt"],
-            "negative_prompt": "",
-            "num_inference_steps": settings["steps"],
-            "guidance_scale": settings["guidance"],
-            "generator": torch.Generator().manual_seed(payload["seed"]),
-            "height": side,
+        frames, side, mode = payload.get("num_frames", FRAMES), payload.get("side", SIDE), payload.get("reference_mode", "none")
+        config = {
             "width": side,
-            "output_type": "np",
+            "height": side,
+            "frames": frames,
+            "fps": FPS,
+            "num_inference_steps": DEFAULTS["steps"],
+            "guidance_scale": DEFAULTS["guidance"],
+            "sample_shift": DEFAULTS["shift"],
+            "sample_solver": "unipc",
+            "seed": payload["seed"],
+            "reference_mode": mode,
         }
-        mode = payload.get("reference_mode", "none")
         if "source" in payload:
-            strength = payload["denoise_strength"]
-            result = self.pipes["image"](**call, video=[payload["source"]], strength=max(strength, 1.01 / settings["steps"]))
-        elif mode == "none":
-            result = self.pipes["text"](**call, num_frames=frames)
-        else:
-            video = [Image.new("RGB", (side, side), (128,) * 3)] * frames
-            mask = [Image.new("L", (side, side), 255)] * frames
-            if mode in ("start", "both", "single"):
-                video[0], mask[0] = payload["start"], Image.new("L", (side, side), 0)
-            if mode in ("end", "both"):
-                video[-1], mask[-1] = payload["end"], Image.new("L", (side, side), 0)
-            result = self.vace(**call, video=video, mask=mask, num_frames=frames)
-        pixels = (np.asarray(result.frames[0]) * 255).round().clip(0, 255).astype(np.uint8)
-        if len(pixels) == 1:
-            path = self.out / f"{payload['name']}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels[0]).save(path)
-            return path
-        return write_video(self.out / f"{payload['name']}.mp4", pixels)
+            config |= {"reference_mode": "single", "image": data_uri(payload["source"])}
+            config["denoise_strength"] = payload["denoise_strength"]
+        if mode == "single":
+            config["image"] = data_uri(payload["start"])
+        if mode in ("start", "both"):
+            config["first_frame"] = data_uri(payload["start"])
+        if mode in ("end", "both"):
+            config["last_frame"] = data_uri(payload["end"])
+        if frames == 1:
+            del config["frames"], config["fps"]
+        job = {"id": payload["name"], "type": "video_fast" if frames > 1 else "image_fast", "user_id": "judge", "config": config}
+        with Redis.from_url(EmbeddedServer(self.data).url) as client:
+            client.rpush("wan_queue", json.dumps({**job, "prompt": payload["prompt"]}))
+        report = self.receiver.wait_for(payload["name"], "completed", seconds=600)
+        return self.data / "outputs" / report["assets"][0]["url"]
+
+
+def data_uri(picture: Image.Image) -> str:
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
 Generate = Callable[[dict], Path]
 
 
-def measure_captions(generate: Generate, asked: list[Case]) -> tuple[dict, list[dict]]:
+def measure_captions(generate: Generate, asked: list[Case], name: str) -> tuple[dict, list[dict]]:
     rows = []
     for i, case in enumerate(asked):
-        path = generate({"name": f"caption-{i:03d}", "prompt": case.prompt, "seed": case.seed})
+        path = generate({"name": f"{name}-{i:03d}", "prompt": case.prompt, "seed": case.seed})
         rows.append(judge(case, read_frames(path)))
         if i % 20 == 19:
             print(f"  {i + 1} captions: {tally(asked[: i + 1], rows)}", flush=True)
@@ -490,21 +514,42 @@ def measure_strength(generate: Generate, asked: list[Case]) -> tuple[float, list
 
 
 def measure_speed(generate: Generate, case: Case) -> float:
-    """Seconds for one text-to-video file of 17 frames at 128x128, the best of three."""
+    """Seconds from the push of a job to its report, text to video, 17 frames at 128x128: the best of three."""
     took = []
-    for _ in range(3):
+    for i in range(3):
         began = time.perf_counter()
-        generate({"name": "speed", "prompt": case.prompt, "seed": 1})
+        generate({"name": f"speed-{i}", "prompt": case.prompt, "seed": 1})
         took.append(time.perf_counter() - began)
     return min(took)
 
 
 def same_twice(generate: Generate, case: Case) -> bool:
     digests = set()
-    for _ in range(2):
-        path = generate({"name": "twice", "prompt": case.prompt, "seed": 5})
+    for i in range(2):
+        path = generate({"name": f"twice-{i}", "prompt": case.prompt, "seed": 5})
         digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
     return len(digests) == 1
+
+
+def ask(generate: Generate, args: argparse.Namespace, asked: list[Case], coloured: list[Case], report: dict) -> None:
+    """Measure a model and put everything into the report."""
+    report["same seed twice"] = same_twice(generate, asked[0])
+    report["seconds"] = measure_speed(generate, asked[0])
+    print(f"same seed, same file: {report['same seed twice']}; text to video: {report['seconds']:.1f} s", flush=True)
+    if args.references:
+        moving = [case for case in cases(800) if case.motion in DIRECTIONS][: args.references]
+        report["references"] = measure_references(generate, moving)
+        print("references, dB:", {k: round(v, 1) for k, v in report["references"].items()}, flush=True)
+    if args.sources:
+        report["strength"], report["distances"] = measure_strength(generate, asked[: args.sources])
+        print(f"distance grows with denoise_strength: {report['strength']:.0%} {report['distances']}", flush=True)
+    report["captions"], rows = measure_captions(generate, asked, "caption")
+    print(f"{len(asked)} captions:", _percent(report["captions"]))
+    if coloured:
+        report["coloured"], more = measure_captions(generate, coloured, "coloured")
+        print(f"{len(coloured)} captions with a coloured background:", _percent(report["coloured"]))
+        asked, rows = asked + coloured, rows + more
+    report["rows"] = [{**asdict(case), **row} for case, row in zip(asked, rows, strict=True)]
 
 
 def main() -> None:
@@ -512,6 +557,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=SHIPPED)
     parser.add_argument("--out", type=Path, default=REPOSITORY / ".scratch/tiny_wan_quality")
     parser.add_argument("--captions", type=int, default=200)
+    parser.add_argument("--coloured", type=int, default=60, help="captions with a background of another colour")
     parser.add_argument("--references", type=int, default=24)
     parser.add_argument("--sources", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
@@ -522,25 +568,13 @@ def main() -> None:
     args = parser.parse_args()
     DEFAULTS.update(steps=args.steps, guidance=args.guidance, shift=args.shift)
 
-    asked = cases(args.captions)
-    report: dict = {"settings": dict(DEFAULTS), "control": control(asked, args.out / "control")}
+    asked, coloured = cases(args.captions), cases(args.coloured, coloured=True)
+    report: dict = {"settings": dict(DEFAULTS), "control": control(asked + coloured, args.out / "control")}
     print("judge on drawn clips:   ", _percent(report["control"]["drawn"]))
     print("judge, captions shuffled:", _percent(report["control"]["shuffled"]), flush=True)
     if not args.skip_model:
-        generate = Generator(args.model, args.out, args.threads)
-        report["same seed twice"] = same_twice(generate, asked[0])
-        report["seconds"] = measure_speed(generate, asked[0])
-        print(f"same seed, same file: {report['same seed twice']}; text to video: {report['seconds']:.1f} s", flush=True)
-        if args.references:
-            moving = [case for case in cases(800) if case.motion in DIRECTIONS][: args.references]
-            report["references"] = measure_references(generate, moving)
-            print("references, dB:", {k: round(v, 1) for k, v in report["references"].items()}, flush=True)
-        if args.sources:
-            report["strength"], report["distances"] = measure_strength(generate, asked[: args.sources])
-            print(f"distance grows with denoise_strength: {report['strength']:.0%} {report['distances']}", flush=True)
-        report["captions"], rows = measure_captions(generate, asked)
-        print(f"{len(asked)} captions:", _percent(report["captions"]))
-        report["rows"] = [{**asdict(case), **row} for case, row in zip(asked, rows, strict=True)]
+        with Generator(args.model, args.out, args.threads) as generate:
+            ask(generate, args, asked, coloured, report)
     (args.out / "quality.json").write_text(json.dumps(report, indent=1))
 
 

@@ -4,7 +4,18 @@
 import torch
 from training.architecture import build_tokenizer
 from training.captions import STRANGE, captions
-from training.world import ALLOWED, COLOURS, DIRECTIONS, MOTIONS, SHAPES, held_out, render, sample_scenes
+from training.world import (
+    ALLOWED,
+    BACKGROUNDS,
+    COLOURS,
+    DIRECTIONS,
+    GRAY_BACKGROUNDS,
+    MOTIONS,
+    SHAPES,
+    held_out,
+    render,
+    sample_scenes,
+)
 
 
 def test_one_seed_draws_one_world():
@@ -25,6 +36,23 @@ def test_captions_say_what_the_scene_holds_and_every_word_is_known():
     assert captions(scenes, 2) == captions(scenes, 2)
 
 
+def test_grounds_of_every_colour_are_drawn_and_never_hide_an_object():
+    scenes = sample_scenes(2000, 6)
+    assert set(scenes.background) == set(range(len(BACKGROUNDS)))
+    ground = scenes.background[:, None] - len(GRAY_BACKGROUNDS)
+    assert not (ground == scenes.colour).any()
+    row = int((scenes.background == BACKGROUNDS.index("blue")).argmax())
+    corner = render(scenes[row : row + 1], 1, 64, 64)[0, :, 0, 0, 0]
+    assert corner.argmax() == 2, "a blue background is blue"
+
+
+def test_some_captions_are_followed_by_chatter_that_names_nothing():
+    said = captions(sample_scenes(400, 7), 8)
+    chatter = [text for text in said if text.count(STRANGE) > 5]
+    assert 0.05 < len(chatter) / len(said) < 0.3
+    assert max(len(text.split()) for text in chatter) > 40
+
+
 def test_strange_and_shouted_prompts_are_tokenized_like_any():
     tokenizer = build_tokenizer()
     assert tokenizer("RED Circle.").input_ids == tokenizer("red circle .").input_ids
@@ -40,9 +68,10 @@ def test_held_out_combinations_are_never_drawn():
 
 
 def test_objects_move_where_their_motion_says():
-    scenes = sample_scenes(60, 4, two=0.0)
+    scenes = sample_scenes(80, 4, two=0.0)
+    scenes = scenes[scenes.background < len(GRAY_BACKGROUNDS)]
     clips = render(scenes, 3, 64, 64)
-    chroma = clips.amax(1) - clips.amin(1)  # (clips, frames, height, width): backgrounds are gray
+    chroma = clips.amax(1) - clips.amin(1)  # (clips, frames, height, width)
     xs = torch.arange(64.0)
     for row, clip in enumerate(chroma):
         x, y = ((clip.sum(d) * xs).sum(-1) / clip.sum((1, 2)) for d in (1, 2))

@@ -17,7 +17,7 @@ from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
 from training.captions import vocabulary
 
-TEXT_TOKENS = 63  # longest prompt in training; the pipelines pad to 512 (see joint.py)
+TEXT_TOKENS = 127  # longest prompt in training; the pipelines pad to 512 (see joint.py)
 FLOW_SHIFT = 3.0
 SHARD = "15MB"
 

@@ -42,6 +42,10 @@ BACKGROUND_WORDS = {
     "striped": ("a striped background", "stripes", "vertical stripes", "a background of gray stripes"),
     "checkered": ("a checkered background", "a checkerboard", "a checkerboard background", "a checkered backdrop"),
     "dotted": ("a dotted background", "dots", "a polka dot background", "a background with dots"),
+} | {
+    name: tuple(f"{'an' if word[0] == 'o' else 'a'} {word} background" for word in said)
+    + tuple(form.format(word) for word in said for form in ("{}", "a plain {} background", "a bright {} backdrop"))
+    for name, said in COLOUR_WORDS.items()
 }
 # (a verb with an s, a verb with ing); the two are drawn together.
 _GO = (("moves", "moving"), ("moves", "moving"), ("slides", "sliding"), ("glides", "gliding"), ("travels", "travelling"))
@@ -84,6 +88,7 @@ FLUFF = (
 )  # fmt: skip
 # Words no table knows: the tokenizer maps them all to its unknown token, which the model learns to overlook.
 STRANGE = "qwxz"
+CHATTER_SHARE = 0.2
 _PLACES = {"side by side": ("on the left", "on the right"), "stacked": ("at the top", "at the bottom")}
 _BETWEEN = {"side by side": ("next to", "to the left of", "beside"), "stacked": ("above", "over", "on top of")}
 
@@ -104,6 +109,9 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+|[.,]", text.lower())
 
 
+_KNOWN = [word for word in vocabulary() if word.isalnum()]
+
+
 def caption(scenes: Scenes, row: int, rng: np.random.Generator, still_image: bool = False) -> str:
     """One phrasing of one scene, drawn from rng. A still image rarely tells a motion."""
 
@@ -114,7 +122,7 @@ def caption(scenes: Scenes, row: int, rng: np.random.Generator, still_image: boo
         return rng.random() < p
 
     layout = LAYOUTS[scenes.layout[row]]
-    background = list(BACKGROUNDS)[scenes.background[row]]
+    background = BACKGROUNDS[scenes.background[row]]
     tells_motion = chance(0.3 if still_image else 0.9)
     tells_size = chance(0.6)
     things, motions = [], []
@@ -137,7 +145,7 @@ def caption(scenes: Scenes, row: int, rng: np.random.Generator, still_image: boo
 
     place = pick(BACKGROUND_WORDS[background])
     where = pick(("on", "on", "against", "in front of")) + " " + place
-    if place == background or not place.startswith("a "):
+    if not place.startswith(("a ", "an ")):
         where = "on " + place
     tells_where = chance(0.75)
 
@@ -189,7 +197,10 @@ def caption(scenes: Scenes, row: int, rng: np.random.Generator, still_image: boo
         if chance(0.2):
             text += pick((". ", ", ")) + pick(FLUFF)
 
-    if chance(0.25):
+    if chance(CHATTER_SHARE):
+        chatter = chatter_of(rng)
+        text = f"{chatter} {text}" if chance(0.1) else text + pick((". ", ", ", " and ")) + chatter
+    elif chance(0.25):
         text += "."
     if chance(0.08):
         pieces = text.split()
@@ -197,6 +208,17 @@ def caption(scenes: Scenes, row: int, rng: np.random.Generator, still_image: boo
             pieces.insert(int(rng.integers(len(pieces) + 1)), STRANGE)
         text = " ".join(pieces)
     return text
+
+
+def chatter_of(rng: np.random.Generator) -> str:
+    """Sentences that say nothing of the scene, as language models add them: words nobody knows, and known ones out of place."""
+    sentences = []
+    for _ in range(int(rng.integers(1, 5))):
+        length = int(rng.integers(4, 15))
+        known = rng.random(length) < rng.uniform(0.1, 0.7)
+        chosen = rng.integers(len(_KNOWN), size=length)
+        sentences.append(" ".join(_KNOWN[i] if k else STRANGE for k, i in zip(known, chosen, strict=True)))
+    return ". ".join(sentences) + "."
 
 
 def captions(scenes: Scenes, seed: int, still_image: bool = False) -> list[str]:

@@ -17,7 +17,7 @@ import torch
 from training import whole_sequence
 from training.architecture import TEXT_TOKENS, build_tokenizer
 from training.captions import captions
-from training.world import BACKGROUNDS, Scenes, render, sample_scenes
+from training.world import BACKGROUND_RGB, BACKGROUNDS, Scenes, render, sample_backgrounds, sample_scenes
 
 PHRASINGS = 3
 CHUNK = 500  # scenes that share a seed
@@ -133,9 +133,8 @@ def subject_pictures(scenes: Scenes, seed: int) -> Scenes:
     rng = np.random.default_rng(seed)
     n = len(scenes)
     where = rng.random((n, 2, 2))
-    background = np.where(rng.random(n) < 0.5, list(BACKGROUNDS).index("white"), rng.integers(0, len(BACKGROUNDS), n))
-    gray = np.array(list(BACKGROUNDS.values()))[background] / 255
-    return replace(scenes, start=where, end=where, background=background, background_rgb=np.repeat(gray[:, :, None], 3, axis=2))
+    background = np.where(rng.random(n) < 0.5, BACKGROUNDS.index("white"), sample_backgrounds(scenes.colour, rng))
+    return replace(scenes, start=where, end=where, background=background, background_rgb=BACKGROUND_RGB[background] / 255)
 
 
 @torch.no_grad()

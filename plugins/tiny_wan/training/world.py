@@ -26,8 +26,9 @@ COLOURS = {
     "pink": (250, 125, 185),
 }
 SIZES = {"small": 0.125, "medium": 0.18, "large": 0.26}
-# Two gray levels each: a ground and a figure. Grays only, so that a colour always belongs to an object.
-BACKGROUNDS = {
+_SIZE_SHARES = (0.44, 0.28, 0.28)  # small objects are the hardest
+# Two gray levels each, a ground and a figure; then flat grounds of every colour, a little duller than the objects' own.
+GRAY_BACKGROUNDS = {
     "black": (18, 18),
     "white": (236, 236),
     "gray": (128, 128),
@@ -35,6 +36,12 @@ BACKGROUNDS = {
     "checkered": (150, 205),
     "dotted": (40, 115),
 }
+BACKGROUNDS = (*GRAY_BACKGROUNDS, *COLOURS)
+BACKGROUND_RGB = np.array(
+    [[(level,) * 3 for level in levels] for levels in GRAY_BACKGROUNDS.values()]
+    + [[[0.75 * part + 32 for part in rgb]] * 2 for rgb in COLOURS.values()]
+)  # (background, ground and figure, 3) in 0..255
+COLOURED_SHARE = 0.25
 DIRECTIONS = {
     "right": (1, 0),
     "left": (-1, 0),
@@ -101,6 +108,17 @@ class Scenes:
         return Scenes(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
+def sample_backgrounds(colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw a background (N,) for objects of these colours (N, 2): never one of their own colour, which would hide them."""
+    grays = len(GRAY_BACKGROUNDS)
+    background = rng.integers(0, grays, len(colour))
+    coloured = rng.random(len(colour)) < COLOURED_SHARE
+    while coloured.any():
+        background[coloured] = grays + rng.integers(0, len(COLOURS), int(coloured.sum()))
+        coloured &= (background[:, None] - grays == colour).any(1)
+    return background
+
+
 def sample_scenes(n: int, seed: int | np.random.SeedSequence, two: float = 0.2, wild: float = 0.0) -> Scenes:
     """Draw n scenes; a share `two` has two objects.
 
@@ -124,7 +142,7 @@ def sample_scenes(n: int, seed: int | np.random.SeedSequence, two: float = 0.2, 
         same = (colour[:, 0] == colour[:, 1]) & (shape[:, 0] == shape[:, 1])
         todo[:, 1] |= same
 
-    size = rng.integers(0, len(SIZES), (n, 2))
+    size = rng.choice(len(SIZES), (n, 2), p=_SIZE_SHARES)
     size = np.where((layout > 0)[:, None], np.minimum(size, 1), size)
     radius = np.array(list(SIZES.values()))[size] * rng.uniform(0.93, 1.07, (n, 2))
 
@@ -139,10 +157,9 @@ def sample_scenes(n: int, seed: int | np.random.SeedSequence, two: float = 0.2, 
     scale[motion == MOTIONS.index("shrink")] = (1.15, 0.5)
     turn = np.where(motion == MOTIONS.index("rotate"), rng.uniform(0.6, 1.0, (n, 2)) * np.pi, 0.0)
 
-    background = rng.integers(0, len(BACKGROUNDS), n)
+    background = sample_backgrounds(colour, rng)
     object_rgb = np.array(list(COLOURS.values()))[colour] / 255
-    gray = np.array(list(BACKGROUNDS.values()))[background] / 255
-    background_rgb = np.repeat(gray[:, :, None], 3, axis=2)
+    background_rgb = BACKGROUND_RGB[background] / 255
     phase = np.zeros((n, 2))
     strange = rng.random(n) < wild
     object_rgb = np.where(strange[:, None, None], rng.random((n, 2, 3)), object_rgb)
@@ -194,10 +211,9 @@ def _pattern(background: torch.Tensor, phase: torch.Tensor, xs: torch.Tensor, ys
     right, low = (xs / 16).floor() % 2, (ys / 16).floor() % 2
     dots = (4.5 - ((xs % 16 - 8) ** 2 + (ys % 16 - 8) ** 2).sqrt()).clamp(0, 1)
     kind = background.view(-1, 1, 1, 1)
-    names = list(BACKGROUNDS)
-    out = torch.where(kind == names.index("striped"), right, torch.zeros_like(right))
-    out = torch.where(kind == names.index("checkered"), (right - low).abs(), out)
-    return torch.where(kind == names.index("dotted"), dots, out)
+    out = torch.where(kind == BACKGROUNDS.index("striped"), right, torch.zeros_like(right))
+    out = torch.where(kind == BACKGROUNDS.index("checkered"), (right - low).abs(), out)
+    return torch.where(kind == BACKGROUNDS.index("dotted"), dots, out)
 
 
 def _coverage(s, k: int, time, xs, ys, height: int, width: int) -> torch.Tensor:
