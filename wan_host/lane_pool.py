@@ -14,7 +14,7 @@ from wan_host.errors import JobCancelled, SettingsError
 from wan_host.hooks import Hooks
 from wan_host.lanes.devices import Device
 from wan_host.lanes.limits import LaneLimits
-from wan_host.lanes.state import CallEnded, JobProgress, LaneEnded, LaneEvent, LaneKind, LaneResult, LaneState
+from wan_host.lanes.state import CallEnded, JobPreview, JobProgress, LaneEnded, LaneEvent, LaneKind, LaneResult, LaneState
 from wan_host.lanes.supervisor import Lane
 from wan_host.metrics import Metrics
 from wan_host.model import ModelInfo
@@ -147,6 +147,10 @@ class LanePool:
             run = self._runs.get(event.job_id)
             if run is not None:
                 run.stepped(event.stage, event.step, event.total)
+        elif isinstance(event, JobPreview):
+            run = self._runs.get(event.job_id)
+            if run is not None:
+                run.previewed(event.image)
         elif isinstance(event, CallEnded):
             self._metrics.gpu_busy_seconds.labels(self._devices[event.lane]).inc(event.spent.busy)
             for seconds in event.spent.steps:

@@ -9,10 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wan_host.context import StageContext
 from wan_host.job import Job
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _AFTER_LANE = frozenset({"encode", "postprocess", "spool", "publish", "report"})
 
@@ -44,6 +48,9 @@ class Run:
     leased: float = -math.inf
     """Not later than when the queue last gave or renewed the lease: for the lease's length from then nobody else has the job."""
     last_progress: float = field(default_factory=time.monotonic)
+    preview: NDArray[np.uint8] | None = None
+    """The latest picture of the unfinished result, uint8 RGB of shape (height, width, 3); ``previews`` counts them."""
+    previews: int = 0
     _first_step: tuple[float, int] | None = None
     _last_step: float = 0.0
     _contexts: list[StageContext] = field(default_factory=list)
@@ -92,6 +99,11 @@ class Run:
             self._last_step = time.monotonic()
         self.stage, self.step, self.total = stage, step, total
         self.progressed()
+
+    def previewed(self, image: NDArray[np.uint8]) -> None:
+        """Keep a picture of the unfinished result, for those who watch."""
+        self.preview = image
+        self.previews += 1
 
     def progressed(self) -> None:
         """Note that something moved: a lease is only renewed while that happens."""

@@ -76,6 +76,11 @@ class Settings(BaseSettings):
     wan_worker_api_key: SecretStr | None = _seed_name("WAN_WORKER_API_KEY")
     runpod_pod_id: str | None = _seed_name("RUNPOD_POD_ID")
     public_url: str | None = None
+    cors_origins: Names = ()
+    metrics_key: bool = False
+    max_body_bytes: int = Field(default=16 << 20, ge=1024)
+    submit_rate: float = Field(default=600, gt=0)
+    enhance_rate: float = Field(default=60, gt=0)
     devices: str = "all"
     vram_limit_gb: float | None = Field(default=None, gt=0)
 
@@ -97,7 +102,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("required_plugins", "disabled_plugins", "reference_hosts", mode="before")
+    @field_validator("required_plugins", "disabled_plugins", "reference_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Read lists as arrays from the file and comma-separated from the environment."""
@@ -117,6 +122,14 @@ class Settings(BaseSettings):
 
     @field_validator("callback_url", "public_url", "upstash_redis_rest_url", mode="after")
     @classmethod
+    @field_validator("cors_origins", mode="after")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+", origin):
+                raise ValueError("every origin must look like https://example.org or http://example.org:8080")
+        return value
+
     def _http_scheme(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")

@@ -57,6 +57,16 @@ class Product:
 
 
 class Stages:
+def resolve(payload: Payload, *, hooks: Hooks, settings: Settings, seed: int) -> Job:
+    """Decide what a payload means with these plugins and settings; ``seed`` is used where it brings none of its own."""
+    policy = JobPolicy(
+        default_model=hooks.registry.default_model(settings.model),
+        max_prompt_characters=settings.max_prompt_characters,
+        frame_processors=frozenset(hooks.plugins_with("process_frames")),
+    )
+    return resolve_job(payload, models=hooks.models(), policy=policy, seed=seed)
+
+
     """The stages, with what they need of the worker."""
 
     def __init__(self, *, hooks: Hooks, pool: LanePool, settings: Settings) -> None:
@@ -72,12 +82,7 @@ class Stages:
 
     def resolve(self, payload: Payload, *, seed: int) -> Job:
         """Decide what a payload means with these plugins and settings; ``seed`` is used where it brings none of its own."""
-        policy = JobPolicy(
-            default_model=self._hooks.registry.default_model(self._settings.model),
-            max_prompt_characters=self._settings.max_prompt_characters,
-            frame_processors=frozenset(self._hooks.plugins_with("process_frames")),
-        )
-        return resolve_job(payload, models=self._hooks.models(), policy=policy, seed=seed)
+        return resolve(payload, hooks=self._hooks, settings=self._settings, seed=seed)
 
     async def produce(self, run: Run, job: Job) -> Product:
         """Take a run from its references to its files. Raises WanHostError."""

@@ -100,6 +100,22 @@ class Worker:
         """Return the runs of this moment."""
         return self._leases.runs() if self._leases is not None else []
 
+    def run_of(self, job_id: str) -> Run | None:
+        """Return the run of a job, if it is here."""
+        return next((run for run in self.runs() if run.job_id == job_id), None)
+
+    @property
+    def queue(self) -> JobQueue | None:
+        """The queue, once it is connected."""
+        return self._queue
+
+    async def cancel_job(self, queue: JobQueue, job_id: str) -> str:
+        """Cancel a job wherever it is, one that runs here at once; the answer is `JobQueue.cancel`'s."""
+        answer = await queue.cancel(job_id)
+        if answer == "cancelling" and self._leases is not None:
+            await self._leases.cancel([job_id])
+        return answer
+
     def describe(self) -> dict[str, str]:
         """Return what the fleet's list shows of this worker."""
         stages = ", ".join(f"{run.job_id}: {run.stage}" for run in self.runs())

@@ -1,86 +1,61 @@
-"""The routes: liveness, readiness and metrics."""
+"""The HTTP application of one worker: the routes, and what stands around them."""
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fastapi import FastAPI, Response
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from wan_host import __version__
-from wan_host.metrics import CONTENT_TYPE
+from wan_host.payload import Payload
+from wan_host.server import assets, events, health, jobs, problems
+from wan_host.server.access import RateLimit, require_key
+from wan_host.server.guard import Guard
+from wan_host.server.watch import Watch
+from wan_host.worker import Worker
 
-if TYPE_CHECKING:
-    from wan_host.worker import Worker
-
-SERVICE_UNAVAILABLE = 503
-_SEED_FAMILIES = ("wan", "qwen")
+_KEYED = (jobs.router, assets.router, events.router)
+_CORS_METHODS = ("GET", "POST", "DELETE")
 
 
-def create_app(worker: Worker) -> FastAPI:
+def create_app(worker: Worker) -> ASGIApp:
     """Return the application that serves one worker."""
-    app = FastAPI(title="wan-host", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    settings = worker.settings
+    app = FastAPI(title="wan-host", version=__version__, docs_url=None, redoc_url=None, separate_input_output_schemas=False)
+    app.state.worker = worker
+    app.state.watch = Watch(worker)
+    app.state.submissions = RateLimit(settings.submit_rate)
+    app.state.enhancements = RateLimit(settings.enhance_rate)
+    problems.install(app)
+    keyed: dict[str, Any] = {"dependencies": [Depends(require_key)], "responses": problems.documented(401, 403)}
+    app.include_router(health.router)
+    app.include_router(health.metrics_router, **(keyed if settings.metrics_key else {}))
+    for router in _KEYED:
+        app.include_router(router, **keyed)
+    _complete_openapi(app)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=_CORS_METHODS,
+            allow_headers=["Authorization", "Content-Type", "Range"],
+        )
+    return Guard(app, max_body_bytes=settings.max_body_bytes)
 
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        """Answer while the process lives, with the seed's fields and what is going on."""
-        return health_report(worker)
 
-    @app.get("/ready")
-    async def ready() -> JSONResponse:
-        """Answer 200 when jobs can be taken, else 503 with the reasons."""
-        problems = worker.problems()
-        status = SERVICE_UNAVAILABLE if problems else 200
-        return JSONResponse({"ready": not problems, "problems": problems}, status_code=status)
+def _complete_openapi(app: FastAPI) -> None:
+    """Add to OpenAPI's schemas those that routes name and FastAPI does not see: problems, and payloads as producers push them."""
+    generate = app.openapi
 
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        """Answer in the Prometheus text format."""
-        worker.refresh_metrics()
-        return Response(worker.metrics.render(), media_type=CONTENT_TYPE)
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schemas = generate()["components"]["schemas"]
+            for model in (problems.ProblemDetails, Payload):
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas.update(schema.pop("$defs", {}))
+                schemas[model.__name__] = schema
+        return generate()
 
-    return app
-
-
-def health_report(worker: Worker) -> dict[str, Any]:
-    """Return the body of ``/health``: ``{family}_model_loaded`` is true while some lane holds a model of that family."""
-    registry = worker.hooks.registry
-    states = worker.pool.states()
-    loaded = {name for state in states for name in state.loaded}
-    families = dict.fromkeys((*_SEED_FAMILIES, *(model.family for model in registry.models.values())), False)
-    for name in loaded:
-        families[registry.models[name].family] = True
-    return {
-        "status": "healthy",
-        **{f"{family}_model_loaded": present for family, present in families.items()},
-        "device": worker.devices[0].name,
-        "version": __version__,
-        "worker_id": worker.settings.worker_id,
-        "uptime": round(time.time() - worker.started_at, 1),
-        "ready": not worker.problems(),
-        "lanes": [
-            {
-                "name": state.name,
-                "device": state.device,
-                "status": state.status,
-                "loaded": list(state.loaded),
-                "job_id": state.job_id,
-                "stage": state.stage,
-                "step": state.step,
-                "total": state.total,
-                "failure": state.failure,
-            }
-            for state in states
-        ],
-        "plugins": [
-            {
-                "name": record.name,
-                "distribution": record.distribution,
-                "version": record.version,
-                "status": record.status,
-                "error": record.error,
-            }
-            for record in registry.records
-        ],
-    }
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way of changing the document

@@ -11,6 +11,7 @@ import structlog
 import uvicorn
 
 from wan_host.errors import SettingsError
+from wan_host.server.access import is_loopback
 from wan_host.server.app import create_app
 
 if TYPE_CHECKING:
@@ -34,8 +35,13 @@ class HttpServer:
     def __init__(self, worker: Worker) -> None:
         """Bind the address of the settings. Raises SettingsError where that is not possible."""
         settings = worker.settings
+        if settings.wan_worker_api_key is None and not is_loopback(settings.bind_host):
+            raise SettingsError(
+                f"WAN_HOST_HOST: {settings.bind_host!r} needs WAN_WORKER_API_KEY; without it only 127.0.0.1, ::1 and localhost do"
+            )
+        family = socket.AF_INET6 if ":" in settings.bind_host else socket.AF_INET
         try:
-            self._socket = socket.create_server((settings.bind_host, settings.port), backlog=128)
+            self._socket = socket.create_server((settings.bind_host, settings.port), family=family, backlog=1024)
         except OSError as error:
             address = f"{settings.bind_host}:{settings.port}"
             raise SettingsError(f"WAN_HOST_HOST, WAN_HOST_PORT: cannot listen on {address}: {error.strerror}") from error

@@ -1,0 +1,34 @@
+"""The route of a job's events: server-sent, the latest first and last, until the job has ended."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.sse import EventSourceResponse
+
+from wan_host.server.access import TheWorker
+from wan_host.server.jobs import JobId, known_job
+from wan_host.server.problems import Problem, documented
+from wan_host.server.watch import Watch
+
+__all__ = ["router"]
+
+_MOST_STREAMS = 1000
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+router = APIRouter(tags=["jobs"])
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_class=EventSourceResponse,
+    responses={
+        200: {"description": "Events `progress`, `preview` and, last, `end`", "content": {"text/event-stream": {}}},
+        **documented(404, 422, 503),
+    },
+)
+async def events(job_id: JobId, worker: TheWorker, request: Request) -> EventSourceResponse:
+    """Stream what happens to a job, on whichever worker, until it has ended."""
+    watch: Watch = request.app.state.watch
+    if watch.readers >= _MOST_STREAMS:
+        raise Problem(503, f"{_MOST_STREAMS} event streams are open already", headers={"Retry-After": "10"})
+    await known_job(worker, job_id)
+    return EventSourceResponse(watch.follow(job_id), headers=_HEADERS)
