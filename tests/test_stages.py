@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from wan_host.errors import DeadlineExceeded, JobCancelled, RetryableError
+from wan_host.job import JobPolicy, resolve_job
+from wan_host.model import JobDefaults, ModelInfo
+from wan_host.payload import parse_payload
+from wan_host.request import Enhancement
 from wan_host.run import Run
 from wan_host.settings import load_settings
 from wan_host.stages import Stages
@@ -23,6 +27,30 @@ def run(seconds=30.0):
     return Run(
         job_id="j", user_id="u", token=1, attempt=1, deadline=time.monotonic() + seconds, workdir=Path(), stage="postprocess"
     )
+
+
+async def test_an_enhanced_prompt_may_be_as_long_as_the_model_reads(monkeypatch, tmp_path):
+    asked = []
+
+    class Pool:
+        enhancer = object()
+
+        async def enhance(self, run, request):
+            asked.append(request)
+            return Enhancement(prompt="a cat, slowly", source="x")
+
+    model = ModelInfo(
+        name="m",
+        family="wan",
+        runner="r",
+        prompt_tokens=77,
+        job_types={"video7b_fast_enhanced": JobDefaults(media="video", enhance=True)},
+    )
+    payload = parse_payload('{"id": "j", "user_id": "u", "type": "video7b_fast_enhanced", "prompt": "a cat"}')
+    policy = JobPolicy(default_model="m", max_prompt_characters=100, frame_processors=frozenset())
+    job = resolve_job(payload, models={"m": model}, policy=policy, seed=1)
+    made = await Stages(hooks=None, pool=Pool(), settings=load_settings())._enhance(run(), job)
+    assert (made.prompt, [request.max_tokens for request in asked]) == ("a cat, slowly", [77])
 
 
 async def test_work_gets_a_context_within_the_jobs_deadline(stages):

@@ -59,7 +59,8 @@ class ModelInfo:
     ``runner`` is the entry-point name of the plugin whose ``load_model`` and ``generate`` (or ``enhance_prompt``, for
     ``kind="enhance"``) serve it; a fine-tune names another plugin's runner and a ``path``, and needs no code of its own.
     ``path`` is a local folder or a pinned hub id. ``options`` goes to the runner as it stands. ``vram_mib`` is what the
-    loaded weights need (0: unknown). ``job_types`` maps every job type that the model serves to its defaults.
+    loaded weights need (0: unknown). ``prompt_tokens`` is how long an enhanced prompt may be, in tokens of the model's text
+    encoder. ``job_types`` maps every job type that the model serves to its defaults.
     """
 
     name: str
@@ -76,6 +77,7 @@ class ModelInfo:
     solvers: frozenset[Solver] = frozenset({"unipc", "dpm++"})
     presets: tuple[str, ...] = ("exact",)
     bounds: SizeBounds = SizeBounds()
+    prompt_tokens: int = 512
     vram_mib: int = 0
     random_weights: bool = False
     options: Mapping[str, object] = field(default_factory=dict)

@@ -29,6 +29,7 @@ def list_models() -> list[ModelInfo]:
             image_to_image=True,
             max_subject_references=4,
             loras=True,
+            prompt_tokens=100,  # it was trained on at most 127
             bounds=SizeBounds(min_side=64, max_side=256, max_pixels=256 * 256),
             vram_mib=64,
         )
