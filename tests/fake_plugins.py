@@ -16,7 +16,7 @@ class FakeEnvironment:
         self.folder = folder
         self.modules = []
 
-    def add(self, name, code, *, distribution=None, version="1.2.3", module=None, entry_point=None, metadata=True):
+    def add(self, name, code, *, distribution=None, version="1.2.3", module=None, entry_point=None, metadata=True, requires=()):
         """Install a plugin called ``name`` from the source of its module."""
         module = module or f"fake_{name.replace('-', '_')}"
         self.modules.append(module)
@@ -26,6 +26,7 @@ class FakeEnvironment:
         info.mkdir()
         if metadata:
             text = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+            text += "".join(f"Requires-Dist: {line}\n" for line in requires)
             (info / "METADATA").write_text(text, encoding="utf-8")
         announced = f"[wan_host]\n{name} = {module}\n" if entry_point is None else entry_point
         (info / "entry_points.txt").write_text(announced, encoding="utf-8")

@@ -15,13 +15,15 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import pluggy
 
 from wan_host import hookspecs
 from wan_host.errors import PluginError
-from wan_host.model import JobDefaults, ModelInfo, ReferenceMode
+from wan_host.frame_processors import FrameProcessor
+from wan_host.model import JobDefaults, MediaKind, ModelInfo, ReferenceMode
+from wan_host.ranges import HOST, check_ranges
 
 ENTRY_POINT_GROUP = "wan_host"
 HOOK_NAMES = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec"))
@@ -56,6 +58,7 @@ class PluginRegistry:
     _records: dict[str, PluginRecord] = field(default_factory=dict)
     _models: dict[str, ModelInfo] = field(default_factory=dict)
     _providers: dict[str, str] = field(default_factory=dict)
+    _processors: dict[str, FrameProcessor] = field(default_factory=dict)
 
     @property
     def records(self) -> tuple[PluginRecord, ...]:
@@ -77,6 +80,11 @@ class PluginRegistry:
             for name, model in self._models.items()
             if name not in usable
         }
+
+    @property
+    def frame_processors(self) -> Mapping[str, FrameProcessor]:
+        """What the working plugins with ``process_frames`` make of a clip's shape, by the plugin's name."""
+        return MappingProxyType(self._processors)
 
     def missing(self, required: Iterable[str]) -> dict[str, str]:
         """Return the required plugins that do not work, with the reason."""
@@ -107,11 +115,14 @@ class PluginRegistry:
                 raise PluginError(f"it names the same object as the plugin {self.manager.get_name(plugin)!r}")
             self.manager.register(plugin, name=name)
             models = self._models_of(plugin, record) if "list_models" in hooks else {}
+            processor = self._processor_of(plugin, hooks)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a stranger's code raises
             self.quarantine(record, error)
             return
         self._models.update(models)
         self._providers.update(dict.fromkeys(models, record.origin))
+        if processor is not None:
+            self._processors[name] = processor
         self._records[name] = replace(record, hooks=hooks, models=tuple(models))
 
     def quarantine(self, record: PluginRecord, error: BaseException) -> None:
@@ -120,6 +131,7 @@ class PluginRegistry:
             self.manager.unregister(name=record.name)
         for model in record.models:
             del self._models[model], self._providers[model]
+        self._processors.pop(record.name, None)
         message = " ".join(str(error).split())[:_ERROR_CHARACTERS]
         if not isinstance(error, PluginError):
             message = f"{type(error).__name__}: {message}" if message else type(error).__name__
@@ -131,8 +143,7 @@ class PluginRegistry:
 
     def _models_of(self, plugin: object, record: PluginRecord) -> dict[str, ModelInfo]:
         offered: dict[str, ModelInfo] = {}
-        listing = next(impl.function for impl in self.manager.hook.list_models.get_hookimpls() if impl.plugin is plugin)
-        listed = listing()
+        listed = self._function("list_models", plugin)()
         if not isinstance(listed, Iterable):
             raise PluginError(f"list_models returned {type(listed).__name__}, expected ModelInfo objects in a list")
         for model in cast("Iterable[object]", listed):
@@ -146,6 +157,22 @@ class PluginRegistry:
                 raise PluginError(f"the model name {model.name!r} of {record.origin} is taken by {taken}")
             offered[model.name] = model
         return offered
+
+    def _processor_of(self, plugin: object, hooks: Collection[str]) -> FrameProcessor | None:
+        if "describe_processor" not in hooks:
+            return FrameProcessor() if "process_frames" in hooks else None
+        if "process_frames" not in hooks:
+            raise PluginError("it has the hook describe_processor, but no process_frames to describe")
+        described: object = self._function("describe_processor", plugin)()
+        if not isinstance(described, FrameProcessor):
+            raise PluginError(f"describe_processor returned {type(described).__name__}, expected a FrameProcessor")
+        _check_processor(described)
+        return described
+
+    def _function(self, hook: str, plugin: object) -> Callable[..., Any]:
+        """Return one plugin's implementation of a hook that has no parameters."""
+        implementations = getattr(self.manager.hook, hook).get_hookimpls()
+        return cast("Callable[..., Any]", next(impl.function for impl in implementations if impl.plugin is plugin))
 
 
 def _check_hooks(plugin: object) -> tuple[str, ...]:
@@ -203,6 +230,15 @@ def _check_model(model: ModelInfo) -> None:
         raise PluginError(f"list_models: reference_modes of model {model.name} are not all of ReferenceMode")
 
 
+def _check_processor(processor: FrameProcessor) -> None:
+    for name in ("rate", "scale"):
+        value: object = getattr(processor, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise PluginError(f"describe_processor: {name} is {value!r}, expected a whole number from 1")
+    if not processor.media or not processor.media <= set(get_args(MediaKind)):
+        raise PluginError(f"describe_processor: media is {set(processor.media)!r}, expected 'image', 'video' or both")
+
+
 def discover(*, builtins: Mapping[str, object] | None = None, disabled: Collection[str] = ()) -> PluginRegistry:
     """Find and check all plugins of this environment, in the order of their names, after the host's own ``builtins``."""
     from wan_host import __version__
@@ -216,6 +252,7 @@ def discover(*, builtins: Mapping[str, object] | None = None, disabled: Collecti
         else:
             registry.add(name, plugin, distribution="wan-host", version=__version__, builtin=True)
     found = sorted(_entry_points(registry), key=lambda pair: (pair[1].name, pair[1].distribution))
+    versions = {HOST: __version__} | {record.distribution: record.version for _, record in found}
     for point, record in found:
         earlier = next((known for known in registry.records if known.name == point.name), None)
         if earlier is not None:
@@ -226,6 +263,8 @@ def discover(*, builtins: Mapping[str, object] | None = None, disabled: Collecti
             registry.disable(record)
             continue
         try:
+            if point.dist is not None:
+                check_ranges(point.dist, versions)
             plugin = point.load()
         except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a stranger's module raises
             registry.quarantine(record, error)
