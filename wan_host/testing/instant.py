@@ -2,8 +2,8 @@
 
 ``install`` makes it discoverable in a folder that is put on ``PYTHONPATH``, for the host and for its lanes alike. Words in the
 prompt steer it: ``pace:0.2`` sleeps that many seconds a step; ``crash:2`` kills the lane at step 2 of the first attempt and
-``crash-always`` in every one; ``raise``, ``refuse`` and ``oom`` raise; ``hang`` stands still without a heartbeat. Where
-``WAN_HOST_TESTING_RUNS`` names a file, every run adds a line to it: job id and attempt.
+``crash-always`` in every one; ``raise``, ``refuse`` and ``oom`` raise; ``hang`` stands still without a heartbeat; ``preview``
+offers a picture at every step. Where ``WAN_HOST_TESTING_RUNS`` names a file, every run adds a line to it: job id and attempt.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wan_host.checkpoint import Checkpoint
 from wan_host.context import LaneContext
 from wan_host.errors import UnsupportedRequest
 from wan_host.hookspecs import hookimpl
@@ -59,11 +60,15 @@ def generate(request: GenerationRequest, context: LaneContext) -> Generation:
     """Draw a moving gradient that depends on the seed and the reference alone."""
     _note_run(request)
     words = {key: float(value) for key, value in _WORD.findall(request.prompt)}
+    kept = context.resume({"instant": "1"})
     with context.stage("denoise"):
-        for step in range(1, request.num_inference_steps + 1):
+        for step in range(1 + (kept.step if kept is not None else 0), request.num_inference_steps + 1):
             time.sleep(words.get("pace", 0.0))
             _fail(request, step, int(words.get("crash", 0)))
             context.step(step, request.num_inference_steps)
+            if "preview" in request.prompt:
+                context.preview(draw(64, 48, 1, step).frames[0])
+            context.checkpoint(lambda step=step: Checkpoint(step=step, arrays={"steps": np.arange(step)}))
     given = request.references
     pictures = (picture for picture in (given.image, given.first_frame, given.last_frame) if picture is not None)
     reference = next(pictures, None)
