@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tests.sample_jobs import DRAWN_SEED, MODELS, POLICY, WAN, payload, resolve
-from wan_host import InvalidJob, Lora, ReferenceMode, UnsupportedRequest, WanHostError
+from wan_host import FrameProcessor, FrameStep, InvalidJob, Lora, ReferenceMode, UnsupportedRequest, WanHostError
 from wan_host.errors import UnknownModel
 from wan_host.job import JobPolicy, resolve_job
 from wan_host.payload import Payload, PayloadConfig, PayloadMetadata, parse_payload
@@ -456,11 +456,23 @@ def test_loras_are_named_by_name_or_path_with_a_scale():
 
 
 def test_frame_processors_are_checked_before_anything_is_generated():
-    policy = replace(POLICY, frame_processors=frozenset({"upscale"}))
-    assert resolve({"postprocess": ["upscale"]}, policy=policy).request.postprocess == ("upscale",)
+    policy = replace(POLICY, frame_processors={"upscale": FrameProcessor(scale=2)})
+    request = resolve({"postprocess": ["upscale"]}, policy=policy).request
+    assert (request.frames, request.width, request.height) == (83, 480, 832)
+    assert request.postprocess == (FrameStep(plugin="upscale", frames=83, width=960, height=1664),)
     assert refusal({"postprocess": ["upscale", "upscael"]}, policy=policy) == (
         "config.postprocess.1: 'upscael' is not allowed; the installed frame processors are upscale (did you mean 'upscale'?)"
     )
+
+
+def test_a_frame_processor_is_refused_where_none_is_installed():
+    assert refusal({"postprocess": ["upscale"]}).endswith("the installed frame processors are none")
+
+
+def test_interpolation_has_the_model_make_fewer_frames():
+    policy = replace(POLICY, frame_processors={"interpolate": FrameProcessor(rate=2, media=frozenset({"video"}))})
+    request = resolve({"postprocess": ["interpolate"], "frames": 41}, policy=policy).request
+    assert (request.frames, request.published_frames, request.fps) == (21, 41, 24)
 
 
 # Priority and expiry --------------------------------------------------------------------------------------------------

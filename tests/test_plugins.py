@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pluggy
 import pytest
 
-from wan_host import JobDefaults, ModelInfo, ReferenceMode, hookimpl, hookspecs
+from wan_host import FrameProcessor, JobDefaults, ModelInfo, ReferenceMode, hookimpl, hookspecs
 from wan_host.hooks import Hooks
 from wan_host.plugins import HOOK_NAMES, PluginRegistry, discover
 
@@ -106,6 +106,20 @@ BROKEN = {
         "@hookimpl\ndef list_models():\n    return [{'name': 'x'}]",
         "list_models returned a list with dict, expected ModelInfo",
     ),
+    "undescribed": (
+        "@hookimpl\ndef describe_processor():\n    return FrameProcessor()",
+        "it has the hook describe_processor, but no process_frames to describe",
+    ),
+    **{
+        name: (f"@hookimpl\ndef process_frames(clip): ...\n@hookimpl\ndef describe_processor():\n    {body}", reason)
+        for name, body, reason in (
+            ("described", "return 2", "describe_processor returned int, expected a FrameProcessor"),
+            ("undescribable", "raise OSError('gone')", "OSError: gone"),
+            ("rated", "return FrameProcessor(rate=0)", "describe_processor: rate is 0, expected a whole number from 1"),
+            ("scaled", "return FrameProcessor(scale=1.5)", "describe_processor: scale is 1.5, expected a whole number from 1"),
+            ("mediated", "return FrameProcessor(media=frozenset())", "describe_processor: media is set(), expected 'image'"),
+        )
+    },
     "same": (
         "@hookimpl\ndef list_models():\n    return [ModelInfo(name='m', family='f', runner='r')] * 2",
         "list_models offers the model 'm' twice",
@@ -117,7 +131,7 @@ BROKEN = {
 def test_a_broken_plugin_is_quarantined_with_a_short_reason_and_breaks_no_other(environment, name):
     code, reason = BROKEN[name]
     environment.add("aaa", good("aaa"))
-    environment.add(name, f"from wan_host import hookimpl, ModelInfo\n{code}")
+    environment.add(name, f"from wan_host import hookimpl, FrameProcessor, ModelInfo\n{code}")
     environment.add("zzz", good("zzz"))
     registry = discover()
     broken = records(registry)[name]
@@ -131,6 +145,25 @@ def test_a_broken_plugin_is_quarantined_with_a_short_reason_and_breaks_no_other(
     assert not registry.manager.has_plugin(name)
     hooks = Hooks(registry)
     assert all(name not in hooks.plugins_with(hook) for hook in HOOK_NAMES)
+
+
+def test_frame_processors_are_what_their_plugins_say_and_else_keep_number_and_size(environment):
+    environment.add("plain", "from wan_host import hookimpl\n@hookimpl\ndef process_frames(clip): return clip")
+    environment.add(
+        "large",
+        """
+        from wan_host import FrameProcessor, hookimpl
+        @hookimpl
+        def describe_processor(): return FrameProcessor(scale=2)
+        @hookimpl
+        def process_frames(clip): return clip
+        """,
+    )
+    environment.add("other", good("other"))
+    registry = discover()
+    assert registry.frame_processors == {"plain": FrameProcessor(), "large": FrameProcessor(scale=2)}
+    registry.quarantine(records(registry)["large"], OSError("later"))
+    assert set(registry.frame_processors) == {"plain"}
 
 
 def test_of_a_plugin_that_fails_halfway_nothing_stays_registered(environment):

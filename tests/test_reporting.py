@@ -4,13 +4,15 @@ import json
 import math
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.sample_jobs import WAN, resolve
-from wan_host import GenerationFailed, InvalidJob, Media, ModelInfo, Report, WanHostError
+from wan_host import FrameProcessor, GenerationFailed, InvalidJob, Media, ModelInfo, Report, WanHostError
+from wan_host.frame_processors import plan
 from wan_host.reporting import Outcome, completed_report, failed_report, processing_report, with_urls
 from wan_host.run import Run
 
@@ -148,6 +150,13 @@ def test_several_images_are_several_assets_with_seeds_of_their_own():
     assert [asset["metadata"]["asset_index"] for asset in report["assets"]] == [0, 1, 2]
     assert [asset["metadata"]["seed"] for asset in report["assets"]] == [7, 8, 9]
     assert report["metadata"]["frame_num"] == 1
+
+
+def test_a_job_with_frame_processors_reports_them_and_the_frames_of_the_file():
+    request = plan(resolve().request, [("smooth", FrameProcessor(rate=2)), ("large", FrameProcessor(scale=2))])
+    metadata = processing_report(run(replace(resolve(), request=request)), "w")["metadata"]
+    assert (metadata["frame_num"], metadata["postprocess"]) == (83, ["smooth", "large"])
+    assert "postprocess" not in processing_report(run(resolve()), "w")["metadata"]
 
 
 def test_frame_num_is_what_was_measured_not_what_was_asked():

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
         UnsupportedRequest as UnsupportedRequest,
         WanHostError as WanHostError,
     )
+    from wan_host.frame_processors import (
+        FrameProcessor as FrameProcessor,
+    )
     from wan_host.hookspecs import (
         PluginCommand as PluginCommand,
         WorkerInfo as WorkerInfo,
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
         Clip as Clip,
         Enhancement as Enhancement,
         EnhanceRequest as EnhanceRequest,
+        FrameStep as FrameStep,
         Generation as Generation,
         GenerationRequest as GenerationRequest,
         Lora as Lora,
@@ -86,12 +90,13 @@ _MODULES = {
         "UnsupportedRequest",
         "WanHostError",
     ),
+    "frame_processors": ("FrameProcessor",),
     "hookspecs": ("PluginCommand", "WorkerInfo", "hookimpl"),
     "media": ("DerivedFile", "Media", "OutputFile", "PublishedFile"),
     "model": ("JobDefaults", "ModelInfo", "ReferenceMode", "SizeBounds", "wan_job_types"),
     "plugin_settings": ("PluginSettings",),
     "report": ("Delivery", "Report"),
-    "request": ("Clip", "EnhanceRequest", "Enhancement", "Generation", "GenerationRequest", "Lora", "References"),
+    "request": ("Clip", "EnhanceRequest", "Enhancement", "FrameStep", "Generation", "GenerationRequest", "Lora", "References"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from wan_host.context import HookContext, LaneContext
 from wan_host.errors import PluginError, WanHostError
+from wan_host.frame_processors import FrameProcessor
 from wan_host.hookspecs import PluginCommand, WorkerInfo
 from wan_host.media import DerivedFile, Media, OutputFile, PublishedFile
 from wan_host.model import ModelInfo
@@ -34,6 +35,10 @@ class Hooks:
     def models(self) -> Mapping[str, ModelInfo]:
         """Return every model that can run."""
         return self.registry.models
+
+    def frame_processors(self) -> Mapping[str, FrameProcessor]:
+        """Return what ``config.postprocess`` may name, and what each makes of a clip's shape."""
+        return self.registry.frame_processors
 
     def plugins_with(self, hook: str) -> tuple[str, ...]:
         """Return the names of the working plugins that implement a hook, built-in ones first, then by name."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import click
 
     from wan_host.context import HookContext, LaneContext
+    from wan_host.frame_processors import FrameProcessor
     from wan_host.media import DerivedFile, Media, OutputFile, PublishedFile
     from wan_host.model import ModelInfo
     from wan_host.report import Delivery, Report
@@ -111,11 +112,27 @@ def generate(request: GenerationRequest, model: object, context: LaneContext) ->
 
 
 @hookspec(firstresult=True)
+def describe_processor() -> FrameProcessor:
+    """Say what ``process_frames`` makes of a clip's shape. Called in the host once and in each lane, at start.
+
+    The host plans a job by it: interpolation by ``rate`` has the model make fewer frames, and the published file still has
+    exactly ``config.frames``; ``scale`` makes it larger than ``config.width`` and ``config.height``. A plugin without this hook
+    keeps number and size. Where it raises, the plugin is quarantined.
+
+        @hookimpl
+        def describe_processor():
+            return FrameProcessor(scale=2)
+    """
+
+
+@hookspec(firstresult=True)
 def process_frames(clip: Clip, request: GenerationRequest, context: LaneContext) -> Clip:
     """Change the frames of one clip, frames to frames (interpolation, upscaling). Called in the lane after ``generate``.
 
-    Runs for the plugins that ``config.postprocess`` names, in the payload's order; each gets what the one before returned.
-    Return a Clip, uint8 RGB (frames, height, width, 3). An exception fails the attempt.
+    Runs for the plugins that ``config.postprocess`` names, in the payload's order, each once; each gets what the one before
+    returned. Return a Clip of exactly ``(request.frames, request.height, request.width, 3)`` uint8 RGB: here they are what this
+    processor must return, planned by its ``describe_processor``. Call ``context.progress`` between pieces of work. The same clip
+    must give the same frames. Exceptions fail the attempt; UnsupportedRequest fails the job.
 
         @hookimpl
         def process_frames(clip, request, context):

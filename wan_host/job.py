@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from wan_host.errors import InvalidJob, UnknownModel, UnsupportedRequest, shown
+from wan_host.frame_processors import FrameProcessor, plan
 from wan_host.model import JobDefaults, ModelInfo, ReferenceMode
 from wan_host.payload import TIME_RULE, LoraEntry, Payload, PayloadConfig, PayloadMetadata
 from wan_host.request import GenerationRequest, Lora
@@ -40,12 +41,12 @@ _FALLBACKS = {"image": "reference_image_url", "first_frame": "start_reference_ur
 class JobPolicy:
     """What the settings and the plugins allow a payload to ask for.
 
-    ``frame_processors`` are the plugins that ``config.postprocess`` may name; None leaves the check to the lane.
+    ``frame_processors`` are the plugins that ``config.postprocess`` may name, with what they make of a clip's shape.
     """
 
     default_model: str | None = None
     max_prompt_characters: int = 4000
-    frame_processors: frozenset[str] | None = None
+    frame_processors: Mapping[str, FrameProcessor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,11 +120,10 @@ def resolve_job(payload: Payload, *, models: Mapping[str, ModelInfo], policy: Jo
         denoise_strength=denoise if mode is ReferenceMode.SINGLE else None,
         preset=_first(config.preset, default=_presets(model)[0]),
         loras=tuple(_lora(index, entry) for index, entry in enumerate(config.loras or ())),
-        postprocess=tuple(config.postprocess or ()),
     )
     _check_size(model, request)
     _check_features(model, request, subjects=len(config.reference_images or ()))
-    _check_processors(request.postprocess, policy.frame_processors)
+    request = plan(request, _processors(config.postprocess or (), policy.frame_processors))
     return Job(
         id=payload.id,
         user_id=payload.user_id,
@@ -329,11 +329,12 @@ def _check_features(model: ModelInfo, request: GenerationRequest, *, subjects: i
         raise UnsupportedRequest(f"config.reference_mode: model {model.name} does {modes}, not {request.reference_mode.value!r}")
 
 
-def _check_processors(asked: Iterable[str], known: frozenset[str] | None) -> None:
+def _processors(asked: Iterable[str], known: Mapping[str, FrameProcessor]) -> list[tuple[str, FrameProcessor]]:
     for index, name in enumerate(asked):
-        if known is not None and name not in known:
+        if name not in known:
             hint = _hint(name, known)
             raise InvalidJob(f"config.postprocess.{index}", name, f"the installed frame processors are {_listed(known)}{hint}")
+    return [(name, known[name]) for name in asked]
 
 
 def _presets(model: ModelInfo) -> tuple[str, ...]:

@@ -118,8 +118,10 @@ def _job_metadata(job: Job | None) -> dict[str, Any]:
         "sample_solver": request.sample_solver,
         "sample_shift": request.sample_shift,
         "preset": request.preset,
-        "frame_num": request.frames,
+        "frame_num": request.published_frames,
     }
+    if request.postprocess:
+        metadata["postprocess"] = [step.plugin for step in request.postprocess]
     if job.denoise_strength is not None:
         metadata["denoise_strength"] = job.denoise_strength
         metadata["denoise_applied"] = request.denoise_strength is not None

@@ -35,11 +35,22 @@ class References:
     subjects: tuple[NDArray[np.uint8], ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameStep:
+    """What one frame processor must return: clips of exactly (frames, height, width, 3). ``plugin`` is its name."""
+
+    plugin: str
+    frames: int
+    width: int
+    height: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GenerationRequest:
     """One job as a runner sees it: every value is present, checked against the model and meant literally.
 
     ``frames`` is what must come back per clip (1 for images); ``num_images`` clips come back, clip i made from ``seed + i``.
+    A frame processor gets the request with ``frames``, ``width`` and ``height`` of what it must return.
     ``denoise_strength`` is None where it does not act. ``attempt`` counts from 1.
     """
 
@@ -63,8 +74,13 @@ class GenerationRequest:
     denoise_strength: float | None = None
     preset: str = "exact"
     loras: tuple[Lora, ...] = ()
-    postprocess: tuple[str, ...] = ()
+    postprocess: tuple[FrameStep, ...] = ()
     attempt: int = 1
+
+    @property
+    def published_frames(self) -> int:
+        """How many frames a published file has: ``frames``, or what the last frame processor makes of them."""
+        return self.postprocess[-1].frames if self.postprocess else self.frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

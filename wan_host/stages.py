@@ -62,7 +62,7 @@ def resolve(payload: Payload, *, hooks: Hooks, settings: Settings, seed: int) ->
     policy = JobPolicy(
         default_model=hooks.registry.default_model(settings.model),
         max_prompt_characters=settings.max_prompt_characters,
-        frame_processors=frozenset(hooks.plugins_with("process_frames")),
+        frame_processors=hooks.frame_processors(),
     )
     return resolve_job(payload, models=hooks.models(), policy=policy, seed=seed)
 

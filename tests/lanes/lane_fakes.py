@@ -114,6 +114,9 @@ class Hooks:
     def process_frames(self, plugin_name, clip, request, context):
         if plugin_name == "double":
             return Clip(frames=np.repeat(clip.frames, 2, axis=0), seed=clip.seed)
+        if plugin_name == "enlarge":
+            factor = request.width // clip.frames.shape[2]
+            return Clip(frames=clip.frames.repeat(factor, axis=1).repeat(factor, axis=2), seed=clip.seed)
         if plugin_name == "floats":
             return Clip(frames=clip.frames.astype(np.float32), seed=clip.seed)
         raise errors.UnsupportedRequest(f"no frame processor {plugin_name}")

@@ -14,7 +14,7 @@ from lane_fakes import frames_of, request, until
 from wan_host import errors
 from wan_host.lanes.limits import LaneLimits
 from wan_host.lanes.supervisor import Lane
-from wan_host.request import EnhanceRequest, References
+from wan_host.request import EnhanceRequest, FrameStep, References
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -81,11 +81,22 @@ async def test_enhances_prompts(lane):
 
 
 async def test_frame_processors_run_in_the_order_of_the_request(lane):
-    result = await lane.generate("good", request(postprocess=("double", "double")))
-    assert result.generation.clips[0].frames.shape == (36, 128, 128, 3)
+    steps = (
+        FrameStep(plugin="double", frames=18, width=128, height=128),
+        FrameStep(plugin="enlarge", frames=18, width=256, height=256),
+    )
+    result = await lane.generate("good", request(postprocess=steps))
+    assert result.generation.clips[0].frames.shape == (18, 256, 256, 3)
     assert "process_frames" in result.stage_seconds
-    with pytest.raises(errors.GenerationFailed, match=r"process_frames of plugin 'floats'.*float32.*expected uint8"):
-        await lane.generate("good", request(postprocess=("floats",)))
+
+
+@pytest.mark.parametrize(
+    ("plugin", "made"), [("floats", r"float32 of shape \(9, 128, 128, 3\)"), ("double", r"uint8 of shape \(18, 128, 128, 3\)")]
+)
+async def test_a_frame_processor_that_makes_something_else_than_planned_is_named(lane, plugin, made):
+    wanted = r"expected uint8 of shape \(9, 128, 128, 3\)"
+    with pytest.raises(errors.GenerationFailed, match=rf"process_frames of plugin '{plugin}': frames are {made}; {wanted}"):
+        await lane.generate("good", request(postprocess=(FrameStep(plugin=plugin, frames=9, width=128, height=128),)))
 
 
 async def test_unload_closes_and_forgets_the_model(lane):

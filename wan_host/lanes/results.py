@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from wan_host.request import GenerationRequest
 
 _CHANNELS = 3
-_CLIP_DIMENSIONS = 4
 
 
 def checked_generation(returned: object, request: GenerationRequest, runner: str) -> Generation:
@@ -28,8 +27,7 @@ def checked_generation(returned: object, request: GenerationRequest, runner: str
         raise GenerationFailed(f"{who} returned {_type_name(returned)}; expected a Generation")
     if len(returned.clips) != request.num_images:
         raise GenerationFailed(f"{who} returned {len(returned.clips)} clips; expected {request.num_images} (num_images)")
-    shape = (request.frames, request.height, request.width, _CHANNELS)
-    clips = tuple(_checked_clip(clip, f"{who}: clip {i}", shape) for i, clip in enumerate(returned.clips))
+    clips = tuple(_checked_clip(clip, f"{who}: clip {i}", _shape(request)) for i, clip in enumerate(returned.clips))
     for i, clip in enumerate(clips):
         if clip.seed != request.seed + i:
             raise GenerationFailed(f"{who}: clip {i} has seed {clip.seed}; expected {request.seed + i} (seed + {i})")
@@ -39,9 +37,9 @@ def checked_generation(returned: object, request: GenerationRequest, runner: str
     return Generation(clips=clips, metadata=dict(returned.metadata))
 
 
-def checked_clip(returned: object, plugin: str) -> Clip:
-    """Return a plain Clip of what a frame processor returned; count and size are the processor's own. Raises GenerationFailed."""
-    return _checked_clip(returned, f"process_frames of plugin {plugin!r}", None)
+def checked_clip(returned: object, wanted: GenerationRequest, plugin: str) -> Clip:
+    """Return a plain Clip of what a frame processor returned, of the shape that ``wanted`` says. Raises GenerationFailed."""
+    return _checked_clip(returned, f"process_frames of plugin {plugin!r}", _shape(wanted))
 
 
 def checked_enhancement(returned: object, plugin: str) -> Enhancement:
@@ -55,20 +53,18 @@ def checked_enhancement(returned: object, plugin: str) -> Enhancement:
     return Enhancement(prompt=returned.prompt, source=returned.source, reason=returned.reason)
 
 
-def _checked_clip(clip: object, who: str, shape: tuple[int, ...] | None) -> Clip:
+def _shape(request: GenerationRequest) -> tuple[int, ...]:
+    return (request.frames, request.height, request.width, _CHANNELS)
+
+
+def _checked_clip(clip: object, who: str, shape: tuple[int, ...]) -> Clip:
     if not isinstance(clip, Clip):
         raise GenerationFailed(f"{who} is {_type_name(clip)}; expected a Clip")
     frames: object = clip.frames
-    wanted = "(frames, height, width, 3)" if shape is None else str(shape)
     if not isinstance(frames, np.ndarray):
-        raise GenerationFailed(f"{who}: frames are {_type_name(frames)}; expected a numpy array, uint8 of shape {wanted}")
-    right = (
-        frames.ndim == _CLIP_DIMENSIONS and frames.shape[3] == _CHANNELS and frames.size > 0
-        if shape is None
-        else frames.shape == shape
-    )
-    if not right or frames.dtype != np.uint8:
-        raise GenerationFailed(f"{who}: frames are {frames.dtype} of shape {frames.shape}; expected uint8 of shape {wanted}")
+        raise GenerationFailed(f"{who}: frames are {_type_name(frames)}; expected a numpy array, uint8 of shape {shape}")
+    if frames.shape != shape or frames.dtype != np.uint8:
+        raise GenerationFailed(f"{who}: frames are {frames.dtype} of shape {frames.shape}; expected uint8 of shape {shape}")
     plain: NDArray[np.uint8] = np.ascontiguousarray(frames)
     return Clip(frames=plain, seed=int(clip.seed))
 

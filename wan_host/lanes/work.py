@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from wan_host.context import LaneContext
 from wan_host.errors import GenerationFailed, ModelLoadFailed, UnknownModel, WanHostError
@@ -114,9 +115,11 @@ class Work:
         clips = []
         for clip in generation.clips:
             processed = clip
-            for plugin in request.postprocess:
+            for step in request.postprocess:
                 context.check()
-                processed = results.checked_clip(self._hooks.process_frames(plugin, processed, request, context), plugin)
+                wanted = replace(request, frames=step.frames, width=step.width, height=step.height)
+                returned = self._hooks.process_frames(step.plugin, processed, wanted, context)
+                processed = results.checked_clip(returned, wanted, step.plugin)
             clips.append(processed)
         return Generation(clips=tuple(clips), metadata=generation.metadata)
 
