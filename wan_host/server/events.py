@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from fastapi.sse import EventSourceResponse
+from fastapi.responses import StreamingResponse
 
 from wan_host.server.access import TheWorker
 from wan_host.server.jobs import JobId, known_job
@@ -17,18 +17,24 @@ _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 router = APIRouter(tags=["jobs"])
 
 
+class EventStream(StreamingResponse):
+    """Without the queues and tasks that FastAPI's own has for each reader: what is told is made once for all of them."""
+
+    media_type = "text/event-stream"
+
+
 @router.get(
     "/jobs/{job_id}/events",
-    response_class=EventSourceResponse,
+    response_class=EventStream,
     responses={
-        200: {"description": "Events `progress`, `preview` and, last, `end`", "content": {"text/event-stream": {}}},
+        200: {"description": "Events `progress`, `preview` and, last, `end`"},
         **documented(404, 422, 503),
     },
 )
-async def events(job_id: JobId, worker: TheWorker, request: Request) -> EventSourceResponse:
+async def events(job_id: JobId, worker: TheWorker, request: Request) -> EventStream:
     """Stream what happens to a job, on whichever worker, until it has ended."""
     watch: Watch = request.app.state.watch
     if watch.readers >= _MOST_STREAMS:
         raise Problem(503, f"{_MOST_STREAMS} event streams are open already", headers={"Retry-After": "10"})
     await known_job(worker, job_id)
-    return EventSourceResponse(watch.follow(job_id), headers=_HEADERS)
+    return EventStream(watch.follow(job_id), headers=_HEADERS)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from wan_host.queue import JobState, WorkerState
 from wan_host.run import Run
-from wan_host.server.answers import AssetAnswer, FullJobAnswer, JobAnswer, JobStatus, Progress, WorkerAnswer
+from wan_host.server.answers import ENDED, AssetAnswer, FullJobAnswer, JobAnswer, JobStatus, Progress, WorkerAnswer
 
 _SHOWN_URI_CHARACTERS = 60
 _DATA_URI_CHARACTERS = 200
@@ -42,8 +42,8 @@ def worker_answer(state: WorkerState) -> WorkerAnswer:
 
 
 def progress_of(state: JobState) -> Progress:
-    """Read what a worker told the queue of its run."""
-    told = state.progress
+    """Read what a worker told the queue of its run, as long as there is one."""
+    told = {} if state.status in ENDED else state.progress
     step, total = told.get("step"), told.get("total")
     return Progress(
         stage=str(told.get("stage") or ""),
