@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from wan_host.report import (
         Delivery as Delivery,
         Report as Report,
+        parse_retry_after as parse_retry_after,
     )
     from wan_host.request import (
         Clip as Clip,
@@ -95,7 +96,7 @@ _MODULES = {
     "media": ("DerivedFile", "Media", "OutputFile", "PublishedFile"),
     "model": ("JobDefaults", "ModelInfo", "ReferenceMode", "SizeBounds", "wan_job_types"),
     "plugin_settings": ("PluginSettings",),
-    "report": ("Delivery", "Report"),
+    "report": ("Delivery", "Report", "parse_retry_after"),
     "request": ("Clip", "EnhanceRequest", "Enhancement", "FrameStep", "Generation", "GenerationRequest", "Lora", "References"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

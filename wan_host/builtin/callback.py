@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import logging
-import math
 import threading
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http.client import responses
 from typing import TYPE_CHECKING
 
 import wan_host
 from wan_host.errors import SettingsError
 from wan_host.hookspecs import hookimpl
-from wan_host.report import Delivery
+from wan_host.report import Delivery, parse_retry_after
 
 if TYPE_CHECKING:
     import httpx
@@ -27,7 +22,6 @@ if TYPE_CHECKING:
 _TRY_AGAIN = frozenset({408, 425, 429})
 _SERVER_FAULT = 500
 _ANSWER_LIMIT = 64 << 10
-_LONGEST_WAIT = 24 * 3600.0
 
 
 class HttpCallback:
@@ -87,13 +81,7 @@ class HttpCallback:
             return self._client
 
     def _headers(self, report: Report, body: bytes) -> dict[str, str]:
-        headers = {
-            "Content-Type": "application/json",
-            "Idempotency-Key": report.idempotency_key,
-            "User-Agent": f"wan-host/{wan_host.__version__}",
-        }
-        if self._secret is not None:
-            headers["X-Callback-Signature"] = f"sha256={hmac.new(self._secret.encode(), body, hashlib.sha256).hexdigest()}"
+        headers = {**report.headers(body, self._secret), "User-Agent": f"wan-host/{wan_host.__version__}"}
         if self._bearer is not None:
             headers["Authorization"] = f"Bearer {self._bearer}"
         return headers
@@ -106,7 +94,7 @@ def _judge(response: httpx.Response, context: HookContext) -> Delivery:
         skipped = _skipped(_beginning(response, context))
         return Delivery(outcome="accepted", note=f"{note}, but the receiver skipped it" if skipped else note)
     if status in _TRY_AGAIN or status >= _SERVER_FAULT:
-        return Delivery(outcome="retry", note=note, retry_after=_retry_after(response.headers.get("retry-after")))
+        return Delivery(outcome="retry", note=note, retry_after=parse_retry_after(response.headers.get("retry-after")))
     if response.is_redirect:
         note += "; redirects are not followed, set the final address"
     return Delivery(outcome="refused", note=note)
@@ -133,18 +121,3 @@ def _skipped(answer: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and value.get("skipped") is True
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Read seconds or a date; None where it is neither."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            moment = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp()
-    return min(max(0.0, seconds), _LONGEST_WAIT) if math.isfinite(seconds) else None

@@ -7,17 +7,15 @@ send true statuses, some with plain text.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http.client import responses
 from typing import Any
 
 import httpx
 
+from wan_host import parse_retry_after
+
 _SHOWN_CHARACTERS = 200
-_LONGEST_WAIT = 24 * 3600.0
 _TRY_AGAIN = frozenset({408, 423, 425, 429})
 _SERVER_FAULT = 500
 
@@ -52,7 +50,7 @@ class Answer:
     @classmethod
     def read(cls, response: httpx.Response, body: bytes) -> Answer:
         """Read a response by the part of its body that is at hand."""
-        status, wait = response.status_code, read_retry_after(response.headers.get("retry-after"))
+        status, wait = response.status_code, parse_retry_after(response.headers.get("retry-after"))
         said = json_object(body)
         if said is None:
             plain = response.headers.get("content-type", "").startswith("text/plain")
@@ -102,21 +100,6 @@ def json_object(body: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def read_retry_after(value: str | None) -> float | None:
-    """Read the header's seconds or date; None where it is neither."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            moment = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp()
-    return min(max(0.0, seconds), _LONGEST_WAIT) if math.isfinite(seconds) else None
 
 
 def _number(value: object, default: int) -> int:

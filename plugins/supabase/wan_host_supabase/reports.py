@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import threading
 from functools import cache
 from typing import TYPE_CHECKING
@@ -67,15 +65,11 @@ class JobCallback:
             return self._client
 
     def _headers(self, report: Report, body: bytes) -> dict[str, str]:
-        headers = {
+        secret = self._settings.job_callback_secret
+        return {
             **self._settings.auth_headers(),
-            "Content-Type": "application/json",
-            "Idempotency-Key": report.idempotency_key,
+            **report.headers(body, secret.get_secret_value() if secret is not None else None),
         }
-        if (secret := self._settings.job_callback_secret) is not None:
-            signature = hmac.new(secret.get_secret_value().encode(), body, hashlib.sha256).hexdigest()
-            headers["X-Callback-Signature"] = f"sha256={signature}"
-        return headers
 
     def _judge(self, response: httpx.Response, body: bytes) -> Delivery:
         answer = Answer.read(response, body)
