@@ -120,11 +120,12 @@ class Enhancing:
         self.model = self.plugin.load_model(self.info, Patience())
         print(f"{self.info.name} loaded in {time.perf_counter() - began:.1f} s; {processor()}, {threads()} thread(s)", flush=True)
 
-    def __call__(self, prompt: str, media: str) -> Enhancement:
-        """Enhance one prompt."""
+    def __call__(self, prompt: str, media: str, max_tokens: int = 512) -> Enhancement:
+        """Enhance one prompt, to at most so many tokens of the video model."""
         from wan_host import EnhanceRequest
 
-        request = EnhanceRequest(prompt=prompt, job_type=f"{media}7b_fast_enhanced", media=media)  # type: ignore[arg-type]  # video, image
+        job_type = f"{media}7b_fast_enhanced"
+        request = EnhanceRequest(prompt=prompt, job_type=job_type, media=media, max_tokens=max_tokens)  # type: ignore[arg-type]  # video, image
         return self.plugin.enhance_prompt(request, self.model, Patience())
 
 
@@ -182,10 +183,12 @@ def measure_prompts(count: int) -> dict[str, object]:
 
 def enhance_captions(count: int) -> list[dict[str, str]]:
     """Enhance the captions that tiny-wan is judged by, and write them to ``captions.json``."""
-    enhance = Enhancing()
+    from wan_host_tiny_wan import list_models
+
+    enhance, (model,) = Enhancing(), list_models()
     rows = []
     for case in quality().cases(count):
-        result = enhance(case.prompt, "video")
+        result = enhance(case.prompt, "video", model.prompt_tokens)
         rows.append({"prompt": case.prompt, "used": result.prompt, "source": result.source, "reason": result.reason})
         print(f"{result.source:24}{result.prompt}  {result.reason}", flush=True)
     print(f"{sum(row['source'] != 'none' for row in rows)} of {count} captions were enhanced")
