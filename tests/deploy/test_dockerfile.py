@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -45,10 +46,22 @@ def stages():
     return found
 
 
+def copy_context(clone, sources):
+    """What the build would see of a fresh clone."""
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", f"file://{ROOT}", clone], check=True)
+    left_out = [line.removeprefix("**/") for line in IGNORED if line.startswith("**/")]
+    for kept in (line.removeprefix("!") for line in IGNORED if line.startswith("!")):
+        (sources / kept).parent.mkdir(parents=True, exist_ok=True)
+        if (clone / kept).is_dir():
+            shutil.copytree(clone / kept, sources / kept, ignore=shutil.ignore_patterns(*left_out))
+        else:
+            shutil.copy2(clone / kept, sources / kept)
+
+
 def build(folder, **arguments):
     """Run the steps of both stages. Returns the folder of the virtual environment."""
     places = {"SOURCES": str(folder / "src"), "BUILD": str(folder / "build"), "VENV": str(folder / "venv")}
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", f"file://{ROOT}", places["SOURCES"]], check=True)
+    copy_context(folder / "clone", folder / "src")
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("WAN_HOST_", "VIRTUAL_ENV", "PYTEST"))}
     for name, stage in stages().items():
         environment = {**plain, **places}
