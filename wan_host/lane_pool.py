@@ -14,7 +14,17 @@ from wan_host.errors import JobCancelled, SettingsError
 from wan_host.hooks import Hooks
 from wan_host.lanes.devices import Device
 from wan_host.lanes.limits import LaneLimits
-from wan_host.lanes.state import CallEnded, JobPreview, JobProgress, LaneEnded, LaneEvent, LaneKind, LaneResult, LaneState
+from wan_host.lanes.state import (
+    CallEnded,
+    EnhanceResult,
+    JobPreview,
+    JobProgress,
+    LaneEnded,
+    LaneEvent,
+    LaneKind,
+    LaneResult,
+    LaneState,
+)
 from wan_host.lanes.supervisor import Lane
 from wan_host.metrics import Metrics
 from wan_host.model import ModelInfo
@@ -109,14 +119,21 @@ class LanePool:
         return result
 
     async def enhance(self, run: Run, request: EnhanceRequest) -> Enhancement:
-        """Enhance a prompt in the enhance lane."""
+        """Enhance a job's prompt in the enhance lane."""
+        return (await self.enhance_prompt(request, job_id=run.job_id, deadline=run.deadline)).enhancement
+
+    async def enhance_prompt(self, request: EnhanceRequest, *, job_id: str = "", deadline: float) -> EnhanceResult:
+        """Enhance a prompt in the enhance lane; ``deadline`` is a time of ``time.monotonic``."""
         if self._enhance is None or self.enhancer is None:
             raise SettingsError("no plugin that enhances prompts is installed")
-        deadline = run.deadline
-        result = await self._enhance.enhance(
-            self.enhancer.model.name, self.enhancer.plugin, request, job_id=run.job_id, deadline=deadline
-        )
-        return result.enhancement
+        model, plugin = self.enhancer.model.name, self.enhancer.plugin
+        return await self._enhance.enhance(model, plugin, request, job_id=job_id, deadline=deadline)
+
+    def lanes_for(self, model: ModelInfo) -> list[Lane]:
+        """Return the lanes that can hold a model: its jobs run in one of these."""
+        if model.kind == "generate":
+            return list(self._generate)
+        return [self._enhance] if self._enhance is not None else []
 
     async def cancel(self, run: Run) -> None:
         """Cancel a run wherever it is: waiting for a lane, in one, or in the host's own stages."""

@@ -5,9 +5,48 @@ import time
 import httpx
 import pytest
 
-from tests.end_to_end.conftest import Site, payload, plugins  # noqa: F401  # a fixture
+from tests.end_to_end.conftest import Site, payload
+from wan_host.testing import instant
 
 KEY = "a-key-that-nobody-guesses"
+
+OTHERS_OFF = {"WAN_HOST_DISABLED_PLUGINS": "wan21,tiny_wan,qwen_enhance"}
+REWRITER = '''
+"""An enhancer that shouts, unless a prompt steers it otherwise."""
+
+import time
+
+from wan_host import Enhancement, ModelInfo, hookimpl
+
+
+@hookimpl
+def list_models():
+    return [ModelInfo(name="shouter", family="qwen", runner="rewriter", kind="enhance", path="/models/shouter")]
+
+
+@hookimpl
+def load_model(model, context):
+    return model.name
+
+
+@hookimpl
+def enhance_prompt(request, context):
+    if "fault" in request.prompt:
+        raise ValueError("the prompt asked for an error")
+    if "slow" in request.prompt:
+        time.sleep(2)
+    if "leave" in request.prompt:
+        return Enhancement(prompt=request.prompt, source="none", reason="it is good")
+    return Enhancement(prompt=f"{request.prompt.upper()} ({request.media})", source="qwen_base")
+'''
+
+
+@pytest.fixture(scope="session")
+def plugins(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plugins")
+    (folder / "rewriter.py").write_text(REWRITER)
+    instant.install(folder, {name: f"wan_host.testing.{name}" for name in ("instant", "store")} | {"rewriter": "rewriter"})
+    return folder
 
 
 def job(job_id, prompt="a red circle", **config):
@@ -70,7 +109,7 @@ def parsed(lines):
 @contextlib.contextmanager
 def served(folder, plugin_folder, **environment):
     with Site(folder, plugin_folder) as there:
-        worker = there.start(**{"WAN_WORKER_API_KEY": KEY, "WAN_HOST_HOST": "127.0.0.1", **environment})
+        worker = there.start(**{"WAN_WORKER_API_KEY": KEY, "WAN_HOST_HOST": "127.0.0.1", **OTHERS_OFF, **environment})
         api = Api(worker, environment.get("WAN_WORKER_API_KEY", KEY))
         api.site = there
         with api.client:
@@ -78,14 +117,14 @@ def served(folder, plugin_folder, **environment):
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory, plugins):  # noqa: F811  # a fixture
+def api(tmp_path_factory, plugins):
     """A worker with a key that all tests of a file share."""
     with served(tmp_path_factory.mktemp("api"), plugins) as there:
         yield there
 
 
 @pytest.fixture
-def serve(tmp_path, plugins):  # noqa: F811  # a fixture
+def serve(tmp_path, plugins):
     """Start a worker with settings of the test's own."""
     with contextlib.ExitStack() as stack:
         yield lambda **environment: stack.enter_context(served(tmp_path, plugins, **environment))

@@ -184,3 +184,66 @@ class Preview(BaseModel):
     width: int
     height: int
     image: str
+
+
+class EnhanceAnswer(BaseModel):
+    """The seed's answer. ``enhancement_source`` is ``none`` where the original stands; ``enhancement_note`` says why."""
+
+    success: Literal[True]
+    enhanced_prompt: str
+    original_prompt: str
+    enhancement_source: str
+    enhancement_applied: bool
+    enhancement_note: str = ""
+    processing_time: float
+    model: str
+
+
+class ModelMemory(BaseModel):
+    """A model: ``vram_bytes`` is what its weights need (0: unknown), ``loaded_in`` the lanes that hold it."""
+
+    name: str
+    family: str
+    kind: Literal["generate", "enhance"]
+    runner: str
+    vram_bytes: int
+    loaded_in: list[str]
+
+
+class LaneMemory(BaseModel):
+    """A lane's memory in bytes, as its own allocator sees it; all 0 on a CPU."""
+
+    name: str
+    kind: Literal["generate", "enhance"]
+    device: str
+    status: str
+    loaded: list[str]
+    used: int
+    reserved: int
+    peak: int
+    total: int
+
+
+class MemoryAnswer(BaseModel):
+    """Every model and every lane."""
+
+    models: list[ModelMemory]
+    lanes: list[LaneMemory]
+
+
+class MemoryChange(BaseModel):
+    """What was asked for; ``done`` is false while it goes on."""
+
+    model: str
+    lanes: list[str]
+    done: bool
+
+
+class DebugAnswer(BaseModel):
+    """How the worker is set up. ``wan_generate_path`` and ``model_paths`` (by family) are the seed's fields."""
+
+    wan_generate_path: str | None
+    model_paths: dict[str, str]
+    models: dict[str, str]
+    settings: dict[str, Any]
+    environment: dict[str, str]

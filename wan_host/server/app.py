@@ -10,13 +10,13 @@ from starlette.types import ASGIApp
 
 from wan_host import __version__
 from wan_host.payload import Payload
-from wan_host.server import assets, events, health, jobs, problems
+from wan_host.server import assets, debug, enhance, events, health, jobs, memory, problems
 from wan_host.server.access import RateLimit, require_key
 from wan_host.server.guard import Guard
 from wan_host.server.watch import Watch
 from wan_host.worker import Worker
 
-_KEYED = (jobs.router, assets.router, events.router)
+_KEYED = (jobs.router, assets.router, events.router, enhance.router, memory.router, debug.router)
 _CORS_METHODS = ("GET", "POST", "DELETE")
 
 
