@@ -49,9 +49,12 @@ def attempts(queue):
         queue.asked.append("publish")
         return {}
 
+    async def drop(run):
+        queue.asked.append("drop the checkpoint")
+
     return Attempts(
         queue=queue,
-        stages=SimpleNamespace(publish=publish),
+        stages=SimpleNamespace(publish=publish, checkpoints=SimpleNamespace(drop=drop)),
         hooks=None,
         spool=None,
         metrics=Metrics(),
@@ -74,12 +77,12 @@ async def publish(attempts, run):
 
 async def test_a_job_is_published_at_once_while_its_lease_is_fresh(attempts, queue):
     await publish(attempts, leased_before(1))
-    assert queue.asked == ["publish", "finish", "wake"]
+    assert queue.asked == ["publish", "finish", "wake", "drop the checkpoint"]
 
 
 async def test_the_queue_is_asked_before_publishing_when_the_lease_was_not_renewed_lately(attempts, queue):
     await publish(attempts, leased_before(LEASE / 3 + 1))
-    assert queue.asked == ["check", "publish", "finish", "wake"]
+    assert queue.asked == ["check", "publish", "finish", "wake", "drop the checkpoint"]
 
 
 async def test_nothing_is_published_once_the_lease_is_lost(attempts, queue):
@@ -98,4 +101,4 @@ async def test_a_run_of_which_no_lease_is_known_is_checked(attempts, queue):
 async def test_the_end_of_a_job_is_told_again_until_the_server_is_back(attempts, queue):
     queue.faults = [QueueUnavailable("away"), QueueUnavailable("away")]
     await publish(attempts, leased_before(1))
-    assert queue.asked == ["publish", "finish", "finish", "finish", "wake"]
+    assert queue.asked == ["publish", "finish", "finish", "finish", "wake", "drop the checkpoint"]

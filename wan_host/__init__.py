@@ -9,6 +9,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from wan_host.checkpoint import (
+        Checkpoint as Checkpoint,
+    )
     from wan_host.context import (
         HookContext as HookContext,
         LaneContext as LaneContext,
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     )
 
 _MODULES = {
+    "checkpoint": ("Checkpoint",),
     "context": ("HookContext", "LaneContext"),
     "errors": (
         "DeadlineExceeded",

@@ -61,6 +61,7 @@ class Attempts:
     ) -> None:
         """``wake_outbox`` is called whenever a terminal report was written."""
         self._queue, self._stages, self._hooks, self._spool = queue, stages, hooks, spool
+        self._checkpoints = stages.checkpoints
         self._metrics, self._settings, self._wake_outbox = metrics, settings, wake_outbox
 
     async def work(self, claim: Claim, run: Run) -> None:
@@ -87,6 +88,7 @@ class Attempts:
             except Exception as error:  # noqa: BLE001  # whatever it was, the job must end
                 await self._conclude(claim, run, error)
         except LeaseLost as error:
+            await self._checkpoints.settle(run, seconds=0)  # the copy in the store is another's now
             self._metrics.lease_lost.inc()
             self._count(run, "lease_lost")
             log.warning("job lost to another worker", job=run.job_id, attempt=run.attempt, stage=run.stage, error=str(error))
@@ -103,6 +105,7 @@ class Attempts:
         if not isinstance(error, WanHostError):
             log.error("internal error", job=run.job_id, stage=run.stage, exc_info=error)
             error = WanHostError(f"internal error in stage {run.stage}: {type(error).__name__}: {error}")
+        await self._checkpoints.distrust(run, error)
         if isinstance(error, RetryableError) and run.counted < self._settings.max_attempts:
             delay = _RETRY_DELAYS[min(max(run.counted, 1), len(_RETRY_DELAYS)) - 1]
             await self._release(claim, run, error, delay=delay)
@@ -179,6 +182,7 @@ class Attempts:
         await self._settle_progress(run)
         await self._patiently(lambda: self._queue.finish(claim, status="published", report=report, result=result))
         self._wake_outbox()
+        await self._checkpoints.drop(run)
         self._count(run, "completed")
         log.info("job published", job=run.job_id, attempt=run.attempt, seconds=round(run.elapsed(), 3), files=len(urls))
 
@@ -190,6 +194,7 @@ class Attempts:
         await self._settle_progress(run)
         await self._patiently(lambda: self._queue.finish(claim, status=outcome, report=report, error=told, dead_letter=letter))
         self._wake_outbox()
+        await self._checkpoints.drop(run)
         self._count(run, outcome)
         if letter is not None:
             self._metrics.dead_letters.labels(letter).inc()
@@ -197,6 +202,7 @@ class Attempts:
 
     async def _release(self, claim: Claim, run: Run, error: RetryableError, *, delay: float) -> None:
         told = {"error_type": error.error_type, "message": str(error), "stage": run.stage}
+        await self._checkpoints.settle(run)
         await self._patiently(lambda: self._queue.release(claim, reason=error.error_type, defer=delay, error=told))
         self._count(run, "retried")
         log.warning(
@@ -210,6 +216,7 @@ class Attempts:
 
     async def _hand_back(self, claim: Claim, run: Run) -> None:
         try:
+            await self._checkpoints.settle(run)
             await self._queue.release(claim, reason="worker stopped", refund=True)
             log.info("job handed back", job=run.job_id, attempt=run.attempt, stage=run.stage)
         except (LeaseLost, QueueUnavailable) as error:

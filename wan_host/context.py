@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 from wan_host.errors import DeadlineExceeded, JobCancelled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from wan_host.checkpoint import Checkpoint
 
 
 class HookContext(Protocol):
@@ -50,6 +53,20 @@ class LaneContext(Protocol):
 
     def preview(self, image: NDArray[np.uint8]) -> None:
         """Offer a small picture of the unfinished result, uint8 RGB of shape (height, width, 3)."""
+
+    def resume(self, made_with: Mapping[str, str]) -> Checkpoint | None:
+        """Return where an earlier attempt of this job got to; None where there is nothing to go on from.
+
+        Call it once in ``generate``. ``made_with`` names what the bits depend on beside request, model and device: versions of
+        libraries, kernels. A checkpoint with anything else of it is not returned, and the log says why.
+        """
+
+    def checkpoint(self, save: Callable[[], Checkpoint]) -> None:
+        """Offer to save the unfinished job; call it after ``step``, where ``resume`` was called before.
+
+        ``save`` is only called when a checkpoint is due (``WAN_HOST_CHECKPOINT_EVERY``). One that cannot be made or kept is
+        logged, and the job goes on.
+        """
 
 
 class StageContext:

@@ -44,6 +44,9 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     cancelled: bool = False
     on_change: Callable[[Run], None] | None = None
+    resumed_at: int = 0
+    """The step of the checkpoint that this attempt went on from."""
+    on_checkpoint: Callable[[str, int, str], None] | None = None
     background: list[asyncio.Task[None]] = field(default_factory=list)
     leased: float = -math.inf
     """Not later than when the queue last gave or renewed the lease: for the lease's length from then nobody else has the job."""
@@ -99,6 +102,13 @@ class Run:
             self._last_step = time.monotonic()
         self.stage, self.step, self.total = stage, step, total
         self.progressed()
+
+    def checkpointed(self, what: str, step: int, reason: str) -> None:
+        """Say what became of the checkpoint at ``step``: saved, resumed, ignored or failed."""
+        if what == "resumed":
+            self.resumed_at = step
+        if self.on_checkpoint is not None:
+            self.on_checkpoint(what, step, reason)
 
     def previewed(self, image: NDArray[np.uint8]) -> None:
         """Keep a picture of the unfinished result, for those who watch."""

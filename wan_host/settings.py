@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     max_entry_bytes: int = Field(default=1 << 20, ge=1024, le=10_000_000)
     idle_seconds: float | None = Field(default=None, gt=0)
     prefetch_seconds: float = Field(default=20, ge=0)
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    checkpoint_store: bool = False
 
     model: str | None = None
     models_dir: Path | None = None
@@ -74,13 +76,13 @@ class Settings(BaseSettings):
     host: str | None = None
     port: int = Field(default=7860, ge=0, le=65535)
     wan_worker_api_key: SecretStr | None = _seed_name("WAN_WORKER_API_KEY")
-    runpod_pod_id: str | None = _seed_name("RUNPOD_POD_ID")
-    public_url: str | None = None
     cors_origins: Names = ()
     metrics_key: bool = False
     max_body_bytes: int = Field(default=16 << 20, ge=1024)
     submit_rate: float = Field(default=600, gt=0)
     enhance_rate: float = Field(default=60, gt=0)
+    runpod_pod_id: str | None = _seed_name("RUNPOD_POD_ID")
+    public_url: str | None = None
     devices: str = "all"
     vram_limit_gb: float | None = Field(default=None, gt=0)
 
@@ -120,8 +122,6 @@ class Settings(BaseSettings):
             raise ValueError("must start with redis://, rediss:// or unix://")
         return value
 
-    @field_validator("callback_url", "public_url", "upstash_redis_rest_url", mode="after")
-    @classmethod
     @field_validator("cors_origins", mode="after")
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -130,6 +130,8 @@ class Settings(BaseSettings):
                 raise ValueError("every origin must look like https://example.org or http://example.org:8080")
         return value
 
+    @field_validator("callback_url", "public_url", "upstash_redis_rest_url", mode="after")
+    @classmethod
     def _http_scheme(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")
@@ -157,6 +159,11 @@ class Settings(BaseSettings):
     def outputs_path(self) -> Path:
         """Where the local publisher puts files."""
         return self.data_dir / "outputs"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """Where unfinished jobs are kept between attempts."""
+        return self.data_dir / "checkpoints"
 
     @property
     def bind_host(self) -> str:

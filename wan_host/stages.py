@@ -16,6 +16,7 @@ import stamina
 import structlog
 
 from wan_host import encoding, references
+from wan_host.checkpoint_store import CheckpointStore
 from wan_host.context import StageContext
 from wan_host.errors import (
     DeadlineExceeded,
@@ -56,7 +57,6 @@ class Product:
     outcome: Outcome
 
 
-class Stages:
 def resolve(payload: Payload, *, hooks: Hooks, settings: Settings, seed: int) -> Job:
     """Decide what a payload means with these plugins and settings; ``seed`` is used where it brings none of its own."""
     policy = JobPolicy(
@@ -67,12 +67,14 @@ def resolve(payload: Payload, *, hooks: Hooks, settings: Settings, seed: int) ->
     return resolve_job(payload, models=hooks.models(), policy=policy, seed=seed)
 
 
+class Stages:
     """The stages, with what they need of the worker."""
 
     def __init__(self, *, hooks: Hooks, pool: LanePool, settings: Settings) -> None:
         """``pool`` must be started."""
         self._hooks, self._pool, self._settings = hooks, pool, settings
         self._threads = StrangerThreads(_HOST_THREADS)
+        self.checkpoints = CheckpointStore(hooks=hooks, settings=settings)
         self._limits = references.ReferenceLimits(
             max_bytes=settings.reference_max_bytes,
             max_pixels=settings.reference_max_pixels,
@@ -89,7 +91,8 @@ def resolve(payload: Payload, *, hooks: Hooks, settings: Settings, seed: int) ->
         request = dataclasses.replace(await self._fetch(run, job), attempt=run.attempt)
         enhancement = await self._enhance(run, job)
         request = dataclasses.replace(request, prompt=enhancement.prompt)
-        result = await self._pool.generate(run, job.model, request)
+        plan = await self.checkpoints.prepare(run, job.model, request)
+        result = await self._pool.generate(run, job.model, request, plan)
         with run.timed("encode"):
             media = await self._encode(run, request, result.generation.clips)
         with run.timed("postprocess"):
@@ -160,7 +163,12 @@ def resolve(payload: Payload, *, hooks: Hooks, settings: Settings, seed: int) ->
                 raise UnsupportedRequest(f"type: {job.type} asks for an enhanced prompt, but {reason}")
             return dataclasses.replace(original, reason=reason)
         with run.timed("enhance"):
-            request = EnhanceRequest(prompt=job.request.prompt, job_type=job.type, media=job.request.media)
+            request = EnhanceRequest(
+                prompt=job.request.prompt,
+                job_type=job.type,
+                media=job.request.media,
+                max_tokens=job.model.prompt_tokens,
+            )
             try:
                 return await self._pool.enhance(run, request)
             except RetryableError as error:

@@ -7,10 +7,11 @@ import time
 import numpy as np
 import pytest
 
+from wan_host.checkpoint import Checkpoint, CheckpointPlan
 from wan_host.errors import DeadlineExceeded, JobCancelled
 from wan_host.lanes.call_context import CallContext
 from wan_host.lanes.limits import LaneLimits
-from wan_host.lanes.messages import Heartbeat, LoadModel
+from wan_host.lanes.messages import CheckpointNews, Heartbeat, LoadModel, RunGenerate
 
 
 def make(remaining=None):
@@ -72,3 +73,75 @@ def test_previews_are_dropped_where_they_come_too_fast():
 def test_limits_are_positive():
     with pytest.raises(ValueError, match="step: 0 is not allowed"):
         LaneLimits(step=0)
+
+
+def kept_by(tmp_path, sent, identity=None, every=2):
+    plan = CheckpointPlan(path=str(tmp_path / "job.safetensors"), every=every, identity=identity or {"job": "j"})
+    call = RunGenerate(call=1, job_id="j", model="m", remaining=None, request=None, checkpoint=plan)
+    context = CallContext(call, device="cpu", send=sent.append)
+    context.begin("generate")
+    return context
+
+
+def news(sent):
+    return [(message.what, message.step) for message in sent if isinstance(message, CheckpointNews)]
+
+
+def go(context, steps, total):
+    for step in steps:
+        context.step(step, total)
+        context.checkpoint(lambda step=step: Checkpoint(step=step, arrays={"a": np.full(3, step)}))
+
+
+def test_checkpoints_are_saved_when_they_are_due_and_gone_on_from(tmp_path):
+    sent = []
+    first = kept_by(tmp_path, sent)
+    assert first.resume({"torch": "2"}) is None
+    go(first, range(1, 6), 9)
+    second = kept_by(tmp_path, sent)
+    found = second.resume({"torch": "2"})
+    assert (found.step, found.arrays["a"].tolist(), second.resumed_at) == (4, [4, 4, 4], 4)
+    assert news(sent) == [("saved", 2), ("saved", 4), ("resumed", 4)]
+
+
+@pytest.mark.parametrize(("identity", "made_with"), [({"job": "other"}, {"torch": "2"}), (None, {"torch": "3"})])
+def test_a_checkpoint_of_something_else_is_ignored_and_replaced(tmp_path, identity, made_with):
+    sent = []
+    first = kept_by(tmp_path, sent)
+    first.resume({"torch": "2"})
+    go(first, [2], 9)
+    second = kept_by(tmp_path, sent, identity)
+    assert second.resume(made_with) is None
+    assert news(sent)[-1] == ("ignored", 2)
+    assert "this attempt's" in sent[-1].reason
+    go(second, [2], 9)
+    assert kept_by(tmp_path, sent, identity).resume(made_with).step == 2
+
+
+def test_a_checkpoint_that_cannot_be_made_or_kept_is_told_and_harms_nothing(tmp_path):
+    sent = []
+    context = kept_by(tmp_path / "file", sent)
+    (tmp_path / "file").write_text("in the way")
+    context.resume({})
+    assert news(sent) == [("ignored", 0)]
+    go(context, [2], 9)
+    context.step(4, 9)
+    context.checkpoint(lambda: 1 / 0)
+    assert news(sent)[1:] == [("failed", 2), ("failed", 4)]
+    assert "ZeroDivisionError" in sent[-1].reason
+
+
+def test_a_cancel_passes_through_the_saving(tmp_path):
+    context = kept_by(tmp_path, [])
+    context.resume({})
+    context.step(2, 9)
+    context.cancel()
+    with pytest.raises(JobCancelled):
+        context.checkpoint(context.check)
+
+
+def test_without_a_plan_nothing_is_saved():
+    context, _ = make()
+    assert context.resume({}) is None
+    context.step(2, 9)
+    context.checkpoint(lambda: pytest.fail("called"))

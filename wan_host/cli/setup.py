@@ -58,3 +58,8 @@ def check_publisher(settings: Settings, hooks: Hooks) -> None:
     if settings.publisher not in there:
         names = ", ".join(there) or "none"
         raise SettingsError(f"WAN_HOST_PUBLISHER: {settings.publisher!r} is no working plugin that publishes; there are: {names}")
+    if settings.checkpoint_store and settings.publisher not in hooks.plugins_with("fetch_reference"):
+        raise SettingsError(
+            f"WAN_HOST_CHECKPOINT_STORE: true is not allowed with the publisher {settings.publisher!r}: it reads nothing back; "
+            "it needs a plugin with the hooks publish and fetch_reference"
+        )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wan_host import checkpoint
+from wan_host.checkpoint import Checkpoint, CheckpointRejected
 from wan_host.errors import DeadlineExceeded, JobCancelled
 from wan_host.lanes.allocator import read_memory
-from wan_host.lanes.messages import Call, Heartbeat, Memory, Preview, Spent
+from wan_host.lanes.messages import Call, CheckpointEvent, CheckpointNews, Heartbeat, Memory, Preview, RunGenerate, Spent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,6 +45,10 @@ class CallContext:
         self._memory = Memory()
         self._memory_read = self._beaten = self._previewed = float("-inf")
         self._busy = 0.0
+        self._plan = call.checkpoint if isinstance(call, RunGenerate) else None
+        self._identity: dict[str, str] | None = None
+        self.resumed_at = 0
+        """The step of the checkpoint that was gone on from."""
 
     def begin(self, stage: str) -> None:
         """Tell the host that the call has begun; ``stage`` holds wherever the hook names none."""
@@ -102,6 +109,35 @@ class CallContext:
             self._previewed = now
             self._send(Preview(call=self.call.call, image=np.ascontiguousarray(image)))
 
+    def resume(self, made_with: Mapping[str, str]) -> Checkpoint | None:
+        """Return the checkpoint of an earlier attempt; None where there is none, or one that is ignored."""
+        if self._plan is None:
+            return None
+        self._identity = {**self._plan.identity, **{f"{name} (runner)": str(value) for name, value in made_with.items()}}
+        try:
+            found = checkpoint.read(Path(self._plan.path), self._identity)
+        except CheckpointRejected as error:
+            self._tell("ignored", checkpoint.step_of(Path(self._plan.path)), str(error))
+            return None
+        if found is not None:
+            self.resumed_at = found.step
+            self._tell("resumed", found.step)
+        return found
+
+    def checkpoint(self, save: Callable[[], Checkpoint]) -> None:
+        """Keep what ``save`` returns if a checkpoint is due; one that cannot be kept costs nothing but itself."""
+        if self._plan is None or self._identity is None or self._step == 0 or self._step % self._plan.every:
+            return
+        try:
+            checkpoint.write(Path(self._plan.path), save(), self._identity)
+        except (JobCancelled, DeadlineExceeded):
+            raise
+        except Exception as error:  # noqa: BLE001  # a full disk, a plugin's mistake: the job itself is not harmed
+            self._tell("failed", self._step, f"{type(error).__name__}: {error}")
+        else:
+            self._tell("saved", self._step)
+        self._last_step = time.monotonic()
+
     @contextmanager
     def busy(self) -> Iterator[None]:
         """Count what happens inside as busy time of the GPU, if the device is one."""
@@ -121,6 +157,9 @@ class CallContext:
             steps=tuple(self._step_seconds),
             busy=self._busy,
         )
+
+    def _tell(self, what: CheckpointEvent, step: int, reason: str = "") -> None:
+        self._send(CheckpointNews(call=self.call.call, what=what, step=step, reason=reason[:500]))
 
     def _account(self) -> None:
         now = time.monotonic()

@@ -15,9 +15,9 @@ from wan_host.lanes.calls import Exchange, PendingCall
 from wan_host.lanes.faults import DEVICE_FAULT, OUT_OF_MEMORY, revive
 from wan_host.lanes.keeper import Keeper
 from wan_host.lanes.limits import LaneLimits
-from wan_host.lanes.messages import Call, Cancel, Done, Failed, Heartbeat, Memory, Preview, Spent
+from wan_host.lanes.messages import Call, Cancel, CheckpointNews, Done, Failed, Heartbeat, Memory, Preview, Spent
 from wan_host.lanes.process import LaneProcess
-from wan_host.lanes.state import CallEnded, EndReason, JobPreview, JobProgress, LaneEvent
+from wan_host.lanes.state import CallEnded, EndReason, JobCheckpoint, JobPreview, JobProgress, LaneEvent
 
 log = structlog.get_logger("wan_host.lanes")
 
@@ -70,6 +70,16 @@ class Dialogue:
                 )
             case Preview():
                 self._emit(JobPreview(lane=self._name, job_id=exchange.pending.job_id, image=message.image))
+            case CheckpointNews():
+                self._emit(
+                    JobCheckpoint(
+                        lane=self._name,
+                        job_id=exchange.pending.job_id,
+                        what=message.what,
+                        step=message.step,
+                        reason=message.reason,
+                    )
+                )
             case Done() | Failed() if not exchange.reply.done():
                 exchange.reply.set_result(message)
 

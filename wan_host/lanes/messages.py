@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from wan_host.checkpoint import CheckpointPlan
 from wan_host.request import Enhancement, EnhanceRequest, Generation, GenerationRequest
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+CheckpointEvent = Literal["saved", "resumed", "ignored", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +89,7 @@ class RunGenerate:
     model: str
     remaining: float | None
     request: GenerationRequest
+    checkpoint: CheckpointPlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +151,16 @@ class Preview:
     image: NDArray[np.uint8]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointNews:
+    """What became of a call's checkpoint at ``step``; ``reason`` says why one was ``ignored`` or ``failed`` to be kept."""
+
+    call: int
+    what: CheckpointEvent
+    step: int
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Done:
     """A call has ended well; ``loaded`` are the models that the lane now holds."""
@@ -177,4 +191,4 @@ class Failed:
 
 Call = LoadModel | UnloadModel | RunGenerate | RunEnhance
 ToLane = Start | LoadModel | UnloadModel | RunGenerate | RunEnhance | Cancel | Stop
-ToHost = Hello | StartFailed | Heartbeat | Preview | Done | Failed
+ToHost = Hello | StartFailed | Heartbeat | Preview | CheckpointNews | Done | Failed

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from wan_host.lanes.messages import Memory, Spent
+from wan_host.lanes.messages import CheckpointEvent, Memory, Spent
 from wan_host.request import Enhancement, Generation
 
 if TYPE_CHECKING:
@@ -118,6 +118,17 @@ class JobPreview:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobCheckpoint:
+    """A job's checkpoint at ``step`` was saved, gone on from, ignored or could not be kept (``reason``)."""
+
+    lane: str
+    job_id: str
+    what: CheckpointEvent
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallEnded:
     """A call has ended, well (``error_type`` is empty) or not: what it cost is here in both cases.
 
@@ -133,4 +144,4 @@ class CallEnded:
     memory: Memory
 
 
-LaneEvent = LaneStarted | LaneEnded | JobProgress | JobPreview | CallEnded
+LaneEvent = LaneStarted | LaneEnded | JobProgress | JobPreview | JobCheckpoint | CallEnded

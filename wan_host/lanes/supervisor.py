@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
+from wan_host.checkpoint import CheckpointPlan
 from wan_host.errors import SettingsError
 from wan_host.lanes.calls import PendingCall
 from wan_host.lanes.devices import Device, list_devices
@@ -101,11 +103,22 @@ class Lane:
         pending = PendingCall(job_id="", model=model, deadline=None)
         await self._submit(pending, self._without_model(pending))
 
-    async def generate(self, model: str, request: GenerationRequest, *, deadline: float | None = None) -> LaneResult:
-        """Generate, with the model loaded first where it is not."""
+    async def generate(
+        self,
+        model: str,
+        request: GenerationRequest,
+        *,
+        deadline: float | None = None,
+        checkpoint: CheckpointPlan | None = None,
+    ) -> LaneResult:
+        """Generate, with the model loaded first where it is not; ``checkpoint`` says where the unfinished job is kept."""
+        if checkpoint is not None:
+            checkpoint = replace(checkpoint, identity={**checkpoint.identity, "device": self._device.label or self._device.name})
 
         def make(number: int, remaining: float | None) -> Call:
-            return RunGenerate(call=number, job_id=request.job_id, model=model, remaining=remaining, request=request)
+            return RunGenerate(
+                call=number, job_id=request.job_id, model=model, remaining=remaining, request=request, checkpoint=checkpoint
+            )
 
         pending = PendingCall(job_id=request.job_id, model=model, deadline=deadline)
         load, done = await self._submit(pending, self._with_model(pending, make))

@@ -106,6 +106,9 @@ class Work:
         with context.busy():
             returned = self._hooks.generate(call.request, self._held(call.model), model, context)
             generation = results.checked_generation(returned, call.request, model.runner)
+            if context.resumed_at:
+                facts = {**generation.metadata, "resumed_at_step": context.resumed_at}
+                generation = Generation(clips=generation.clips, metadata=facts)
             if not call.request.postprocess:
                 return generation
             with context.stage("process_frames"):

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def generate(request: GenerationRequest, context: LaneContext) -> Generation:
             context.step(step, request.num_inference_steps)
             if "preview" in request.prompt:
                 context.preview(draw(64, 48, 1, step).frames[0])
-            context.checkpoint(lambda step=step: Checkpoint(step=step, arrays={"steps": np.arange(step)}))
+            context.checkpoint(partial(_save, step))
     given = request.references
     pictures = (picture for picture in (given.image, given.first_frame, given.last_frame) if picture is not None)
     reference = next(pictures, None)
@@ -77,6 +78,10 @@ def generate(request: GenerationRequest, context: LaneContext) -> Generation:
         for index in range(request.num_images)
     )
     return Generation(clips=clips, metadata={"route": "instant"})
+
+
+def _save(step: int) -> Checkpoint:
+    return Checkpoint(step=step, arrays={"steps": np.arange(step)})
 
 
 def _fail(request: GenerationRequest, step: int, crash_at: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from wan_host import GenerationRequest, ModelInfo
+from wan_host import Checkpoint, GenerationRequest, ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,6 +49,12 @@ class Recorder:
 
     def preview(self, image: Any) -> None:
         self._note("preview")
+
+    def resume(self, made_with: dict[str, str]) -> Checkpoint | None:
+        return None
+
+    def checkpoint(self, save: Callable[[], Checkpoint]) -> None:
+        pass
 
     def _note(self, event: str) -> None:
         self.events.append(event)

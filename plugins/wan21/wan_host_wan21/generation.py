@@ -12,8 +12,9 @@ from wan_host_wan21.embeddings import MAX_TOKENS
 from wan_host_wan21.memory import Placement
 from wan_host_wan21.pinning import pin
 from wan_host_wan21.references import Plan, Route, plan
+from wan_host_wan21.resuming import made_with, restore
 from wan_host_wan21.routes import latents_for
-from wan_host_wan21.sampling import Prompts, Steps, generated_frames
+from wan_host_wan21.sampling import Prompts, Steps, generated_frames, noise_source
 from wan_host_wan21.solvers import steps_run
 
 if TYPE_CHECKING:
@@ -42,11 +43,18 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
         if model.loras.differ(request.loras):
             with context.stage("load"):
                 model.loras.apply(request.loras, context)
-        clips = []
-        for index in range(request.num_images):
-            previews = model.previews if model.settings.previews else None
-            steps = Steps(context=context, clip=index, clips=request.num_images, previews=previews)
+        resumed = restore(context.resume(made_with("fp8" if placement is Placement.FP8 else "exact")))
+        clips = list(resumed.clips)
+        for index in range(len(clips), request.num_images):
             seed = request.seed + index
+            steps = Steps(
+                context=context,
+                finished=clips,
+                clips=request.num_images,
+                generator=noise_source(seed),
+                start=resumed.start if index == len(resumed.clips) else None,
+                previews=model.previews if model.settings.previews else None,
+            )
             with context.stage("denoise"):
                 latents = latents_for(chosen, request, model, prompts, seed=seed, steps=steps)
             with context.stage("decode"):

@@ -22,25 +22,23 @@ def latents_for(
     """Return the normalised latents of one clip, float32 of shape (1, channels, T, h, w)."""
     if plan.route is Route.TEXT:
         frames = generated_frames(request.frames)
-        return denoise(model.pipelines[plan.route], request, prompts, seed, steps, num_frames=frames)
+        return denoise(model.pipelines[plan.route], request, prompts, steps, num_frames=frames)
     if plan.route is Route.IMAGE:
-        return _image_to_image(plan, request, model, prompts, seed, steps)
+        return _image_to_image(plan, request, model, prompts, steps)
     if plan.route is Route.ANIMATE:
         return _animated(plan, request, model, prompts, seed, steps)
     return _conditioned(plan, request, model, prompts, seed, steps)
 
 
-def _image_to_image(  # noqa: PLR0917  # the values of ``latents_for``, passed on
-    plan: Plan, request: GenerationRequest, model: Wan21, prompts: Prompts, seed: int, steps: Steps
-) -> torch.Tensor:
+def _image_to_image(plan: Plan, request: GenerationRequest, model: Wan21, prompts: Prompts, steps: Steps) -> torch.Tensor:
     """Denoise from the image, noised to the strength's timestep, with WanVideoToVideoPipeline."""
     wanted, count = plan.strength, request.num_inference_steps
     # A little more than 1/count, so that rounding leaves one step.
     strength = wanted if int(count * wanted) >= 1 else (1 + 1e-6) / count
-    return denoise(model.pipelines[plan.route], request, prompts, seed, steps, video=[_picture(plan.start)], strength=strength)
+    return denoise(model.pipelines[plan.route], request, prompts, steps, video=[_picture(plan.start)], strength=strength)
 
 
-def _conditioned(  # noqa: PLR0917  # as above
+def _conditioned(  # noqa: PLR0917  # the values of ``latents_for``, passed on
     plan: Plan, request: GenerationRequest, model: Wan21, prompts: Prompts, seed: int, steps: Steps
 ) -> torch.Tensor:
     """Denoise with VACE; where the plan has a start, from it rather than from pure noise."""
@@ -57,8 +55,8 @@ def _conditioned(  # noqa: PLR0917  # as above
         "num_frames": frames,
     }
     pipeline.keep_reactive = (request.width, request.height, request.frames, plan.first is None, plan.last is None)
-    inputs |= _from_start(plan, request, model, seed)
-    latents = denoise(pipeline, request, prompts, seed, steps, **inputs)
+    inputs |= _from_still(plan, request, model, seed, steps)
+    latents = denoise(pipeline, request, prompts, steps, **inputs)
     return latents[:, :, len(subjects) :]
 
 
@@ -67,14 +65,14 @@ def _animated(  # noqa: PLR0917  # as above
 ) -> torch.Tensor:
     """Denoise with an image-to-video checkpoint. Its last frame stands at the end of what is made, not of what is kept."""
     images = {"image": _picture(plan.first), "last_image": None if plan.last is None else _picture(plan.last)}
-    inputs = images | {"num_frames": generated_frames(request.frames)} | _from_start(plan, request, model, seed)
-    return denoise(model.pipelines[plan.route], request, prompts, seed, steps, **inputs)
+    inputs = images | {"num_frames": generated_frames(request.frames)} | _from_still(plan, request, model, seed, steps)
+    return denoise(model.pipelines[plan.route], request, prompts, steps, **inputs)
 
 
-def _from_start(plan: Plan, request: GenerationRequest, model: Wan21, seed: int) -> dict[str, Any]:
+def _from_still(plan: Plan, request: GenerationRequest, model: Wan21, seed: int, steps: Steps) -> dict[str, Any]:
     """Return latents and scheduler that begin late, from the still image (after the subjects' frames); nothing without one."""
     skipped = request.num_inference_steps - steps_run(request.num_inference_steps, plan.strength)
-    if plan.start is None or skipped == 0:
+    if plan.start is None or skipped == 0 or steps.start is not None:
         return {}
     import torch
     from diffusers.utils.torch_utils import randn_tensor

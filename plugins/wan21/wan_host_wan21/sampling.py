@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from wan_host_wan21.resuming import save
 from wan_host_wan21.solvers import scheduler_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
-    from wan_host import GenerationRequest, LaneContext
+    from wan_host import Clip, GenerationRequest, LaneContext
     from wan_host_wan21.previews import Previews
+    from wan_host_wan21.resuming import Start
 
 _TEMPORAL = 4
 """Frames per latent frame: the VAE packs four, after the first which stands alone."""
@@ -25,20 +29,36 @@ class Prompts:
     negative: torch.Tensor | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Steps:
-    """Reports steps of one of several clips as steps of the whole job."""
+    """The steps of one of several clips: reported as steps of the whole job, and saved as checkpoints of it."""
 
     context: LaneContext
-    clip: int
+    finished: Sequence[Clip]
+    """The clips before this one."""
     clips: int
+    generator: torch.Generator
+    start: Start | None = None
+    """Where an earlier attempt has left this clip."""
     previews: Previews | None = None
 
-    def done(self, pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def done(self, pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         """Serve as ``callback_on_step_end``. A cancel raises from here: ``_interrupt`` would still decode."""
-        total = pipeline.num_timesteps
-        self.context.step(self.clip * total + step + 1, self.clips * total)
-        if self.previews is not None and self.previews.wanted(step + 1, total):
+        before = self.start.done if self.start is not None else 0
+        step, total = before + index + 1, before + pipeline.num_timesteps
+        of_job = len(self.finished) * total + step
+        self.context.step(of_job, self.clips * total)
+        self.context.checkpoint(
+            lambda: save(
+                step=of_job,
+                done=step,
+                clips=self.finished,
+                latents=tensors["latents"],
+                generator=self.generator,
+                scheduler=pipeline.scheduler,
+            )
+        )
+        if self.previews is not None and self.previews.wanted(step, total):
             picture = self.previews.picture(pipeline.scheduler)
             if picture is not None:
                 self.context.preview(picture)
@@ -57,13 +77,20 @@ def noise_source(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
 
 
-def denoise(pipeline: Any, request: GenerationRequest, prompts: Prompts, seed: int, steps: Steps, **inputs: Any) -> torch.Tensor:
+def denoise(pipeline: Any, request: GenerationRequest, prompts: Prompts, steps: Steps, **inputs: Any) -> torch.Tensor:
     """Run a pipeline and return normalised latents, float32 of shape (1, channels, T, h, w).
 
-    ``inputs`` go to the pipeline as they stand, apart from ``scheduler``, which replaces the request's own.
+    ``inputs`` go to the pipeline as they stand, apart from ``scheduler``, which replaces the request's own. Where the steps
+    have a start, the pipeline goes on from there.
     """
     pipeline.scheduler = inputs.pop("scheduler", None) or scheduler_for(request)
-    inputs.setdefault("generator", noise_source(seed))
+    if steps.start is not None:
+        pipeline.scheduler = steps.start.schedule(scheduler_for(request))
+        inputs["latents"] = steps.start.latents
+        if "strength" in inputs:  # video-to-video: the source is in the latents, and the schedule begins where it should
+            del inputs["video"]
+            inputs["strength"] = 1.0
+        steps.generator.set_state(steps.start.generator)
     return pipeline(
         prompt_embeds=prompts.positive,
         negative_prompt_embeds=prompts.negative,
@@ -71,6 +98,7 @@ def denoise(pipeline: Any, request: GenerationRequest, prompts: Prompts, seed: i
         width=request.width,
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
+        generator=steps.generator,
         callback_on_step_end=steps.done,
         output_type="latent",
         **inputs,
