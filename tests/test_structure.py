@@ -17,7 +17,7 @@ LAYERS = (
     {"threads", "addresses", "probe", "pictures", "encoding", "references"}
     | {"payload", "batch", "job", "settings", "plugin_settings", "metrics", "logs", "run", "reporting", "spool"},
     {"ranges", "plugins", "hooks", "builtin", "lanes", "queue"},
-    {"connection", "lane_pool", "readiness", "checkpoint_store", "stages", "delivery", "attempt", "leases", "worker"},
+    {"connection", "vram", "lane_pool", "readiness", "checkpoint_store", "stages", "delivery", "attempt", "leases", "worker"},
     {"server"},
     {"cli", "__main__"},
 )
