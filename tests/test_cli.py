@@ -19,7 +19,7 @@ from wan_host.cli.setup import check_publisher, prepare_hooks, prepare_settings
 from wan_host.errors import SettingsError
 
 SCRIPT = Path(sys.executable).with_name("wan-host")
-COMMANDS = ["run", "generate", "submit", "jobs", "workers", "models", "plugins", "doctor"]
+COMMANDS = ["run", "generate", "submit", "jobs", "workers", "models", "plugins", "plugin", "doctor"]
 MODULES_AFTER = """
 import sys
 from wan_host.cli import cli

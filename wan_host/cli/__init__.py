@@ -16,6 +16,7 @@ _COMMANDS = {
     "workers": "List the workers that share the queue.",
     "models": "List models; plugins add commands to get them.",
     "plugins": "List plugins: versions, hooks, models, errors.",
+    "plugin": "Make a plugin, and test one.",
     "doctor": "Check this machine and say what to mend.",
 }
 

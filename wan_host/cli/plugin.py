@@ -1,0 +1,69 @@
+"""``wan-host plugin``: make a plugin, and test one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+KINDS = ("model", "enhancer", "postprocess", "publisher")
+
+
+@click.group()
+def plugin() -> None:
+    """Make a plugin, and test one."""
+
+
+@plugin.command()
+@click.argument("name", required=False)
+@click.option("--no-chaos", is_flag=True, help="Leave out the run in which lanes and workers are killed (15 s or so).")
+@click.option("--model", help="Model for that run; by default the plugin's own if it is small, else one that costs nothing.")
+def test(name: str | None, *, no_chaos: bool, model: str | None) -> None:
+    """Test the plugin NAME, or every one that is installed, against the contract of its hooks. Needs no GPU.
+
+    What is missing to test a hook (a model on disk, a store's credentials) is named as skipped. Exit status 1 if a plugin
+    breaks the contract.
+    """
+    from wan_host.cli.setup import prepare_hooks, prepare_settings
+    from wan_host.errors import PluginError
+
+    if importlib.util.find_spec("pytest") is None or importlib.util.find_spec("psutil") is None:
+        raise click.ClickException("this needs pytest and psutil: pip install 'wan-host[testing]'")
+    registry = prepare_hooks(prepare_settings(log_level="warning")).registry
+    records = {record.name: record for record in registry.records if not record.builtin}
+    if name is not None and name not in records:
+        raise PluginError(f"no plugin {name!r} is installed; there are: {', '.join(records) or 'none'}")
+    if not records:
+        raise PluginError("no plugin is installed; `wan-host plugin new` makes one")
+    failed = []
+    for record in [records[name]] if name is not None else records.values():
+        click.secho(f"{record.origin}: {', '.join(record.hooks) or record.status}", bold=True)
+        if record.status == "disabled":
+            continue
+        if not _conforms(record.name, chaos=not no_chaos, model=model):
+            failed.append(record.name)
+    if failed:
+        raise click.ClickException(f"these plugins break the contract of their hooks: {', '.join(failed)}")
+
+
+def _conforms(name: str, *, chaos: bool, model: str | None) -> bool:
+    """Run the tests in a process and a folder of their own, so that no configuration of pytest that lies around has a say."""
+    environment = {
+        **os.environ,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "WAN_HOST_TESTING_PLUGIN": name,
+        "WAN_HOST_TESTING_CHAOS": "1" if chaos else "0",
+        "WAN_HOST_TESTING_MODEL": model or "",
+    }
+    with tempfile.TemporaryDirectory(prefix="wan-host-test-") as folder:
+        (Path(folder) / "pytest.ini").write_text("[pytest]\naddopts = -q -rs --tb=short -p no:cacheprovider\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-c", f"{folder}/pytest.ini", "--rootdir", folder]
+        done = subprocess.run(  # noqa: S603  # our own program
+            [*command, "--pyargs", "wan_host.testing.conformance"], env=environment, check=False
+        )
+    return done.returncode == 0
