@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from wan_host.attempt import Attempts
+from wan_host.costs import CostModel
 from wan_host.errors import LeaseLost, QueueUnavailable
 from wan_host.metrics import Metrics
 from wan_host.run import Run
@@ -44,7 +45,7 @@ def queue():
 
 
 @pytest.fixture
-def attempts(queue):
+def attempts(queue, tmp_path):
     async def publish(run, files):
         queue.asked.append("publish")
         return {}
@@ -59,6 +60,7 @@ def attempts(queue):
         spool=None,
         metrics=Metrics(),
         settings=SimpleNamespace(callback_timeout=1.0),
+        costs=CostModel(tmp_path / "costs.json", device="cpu"),
         wake_outbox=lambda: queue.asked.append("wake"),
     )
 

@@ -15,7 +15,7 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensor
 LAYERS = (
     {"wan_host", "errors", "model", "request", "report", "media", "frame_processors", "checkpoint", "context", "hookspecs"},
     {"threads", "addresses", "probe", "pictures", "encoding", "references"}
-    | {"payload", "batch", "job", "settings", "plugin_settings", "metrics", "logs", "run", "reporting", "spool"},
+    | {"payload", "batch", "job", "settings", "plugin_settings", "metrics", "logs", "run", "costs", "reporting", "spool"},
     {"ranges", "plugins", "hooks", "builtin", "lanes", "queue"},
     {"connection", "vram", "lane_pool", "readiness", "checkpoint_store", "stages", "delivery", "attempt", "leases", "worker"},
     {"server"},

@@ -12,6 +12,7 @@ import stamina
 import structlog
 
 from wan_host import delivery
+from wan_host.costs import CostModel
 from wan_host.errors import (
     AttemptsExhausted,
     DeadlineExceeded,
@@ -57,12 +58,13 @@ class Attempts:
         spool: Spool,
         metrics: Metrics,
         settings: Settings,
+        costs: CostModel,
         wake_outbox: Callable[[], None],
     ) -> None:
         """``wake_outbox`` is called whenever a terminal report was written."""
         self._queue, self._stages, self._hooks, self._spool = queue, stages, hooks, spool
         self._checkpoints = stages.checkpoints
-        self._metrics, self._settings, self._wake_outbox = metrics, settings, wake_outbox
+        self._metrics, self._settings, self._costs, self._wake_outbox = metrics, settings, costs, wake_outbox
 
     async def work(self, claim: Claim, run: Run) -> None:
         """Take a claim to its end: published, failed, cancelled, or handed back for another attempt."""
@@ -123,6 +125,7 @@ class Attempts:
                 f"all {self._settings.max_attempts} attempts were lost: the worker or its lane died each time"
             )
         job = run.job = self._resolve(claim, run, now=started.started_at)
+        run.expected = self._costs.estimate(job, loaded=self._stages.is_loaded(job.model.name))
         run.user_id = job.user_id
         self._tell_processing(run, job, started)
         product = await self._stages.produce(run, job)
@@ -184,6 +187,9 @@ class Attempts:
         self._wake_outbox()
         await self._checkpoints.drop(run)
         self._count(run, "completed")
+        if run.job is not None and not run.resumed_at:  # what a checkpoint saved would look like speed
+            self._costs.observe(run.job, run.seconds)
+            self._costs.save()
         log.info("job published", job=run.job_id, attempt=run.attempt, seconds=round(run.elapsed(), 3), files=len(urls))
 
     async def _finish_failed(self, claim: Claim, run: Run, error: WanHostError) -> None:

@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_DENOISE = frozenset({"denoise", "generate"})
 _AFTER_LANE = frozenset({"encode", "postprocess", "spool", "publish", "report"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What a job will probably take, in seconds: until its first denoising step, for all of these, and afterwards."""
+
+    before: float
+    denoise: float
+    after: float
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +47,7 @@ class Run:
     counted: int = 0
     queue_time: float = 0.0
     job: Job | None = None
+    expected: Expected | None = None
     started: float = field(default_factory=time.monotonic)
     stage: str = "waiting"
     step: int = 0
@@ -56,6 +67,7 @@ class Run:
     previews: int = 0
     _first_step: tuple[float, int] | None = None
     _last_step: float = 0.0
+    _denoising: float | None = None
     _contexts: list[StageContext] = field(default_factory=list)
 
     def context(self, timeout: float, *, past_deadline: bool = False) -> StageContext:
@@ -100,6 +112,8 @@ class Run:
             self._first_step = (time.monotonic(), step)
         if step != self.step:
             self._last_step = time.monotonic()
+        if self._denoising is None and stage in _DENOISE:
+            self._denoising = time.monotonic()
         self.stage, self.step, self.total = stage, step, total
         self.progressed()
 
@@ -131,10 +145,25 @@ class Run:
         pace = (self._last_step - since) / (self.step - first)
         return max(0.0, pace * (self.total - self.step) - (time.monotonic() - self._last_step))
 
+    def time_left(self) -> float | None:
+        """Estimate how long the job still needs until it is published; None where nothing is known of such jobs yet."""
+        lane, expected, now = self.seconds_left(), self.expected, time.monotonic()
+        if expected is None:
+            return lane if lane != 0.0 else None
+        if lane is not None:
+            over = now - self._last_step if lane == 0.0 else 0.0
+            return lane + max(0.0, expected.after - over)
+        if self._denoising is not None:
+            undone = (self.total - self.step) / self.total if self.total else 1.0
+            return max(0.0, expected.denoise * undone - (now - self._denoising)) + expected.after
+        return max(expected.before + expected.denoise - self.elapsed(), expected.denoise) + expected.after
+
     def elapsed(self) -> float:
         """Seconds since the run started."""
         return time.monotonic() - self.started
 
     def progress(self) -> dict[str, Any]:
-        """Return what others are told: stage, step, total."""
-        return {"stage": self.stage, "step": self.step, "total": self.total}
+        """Return what others are told: stage, step, total, and the estimate of the seconds left."""
+        left = self.time_left()
+        told: dict[str, Any] = {"stage": self.stage, "step": self.step, "total": self.total}
+        return told if left is None else {**told, "seconds_left": round(left, 1)}

@@ -86,6 +86,10 @@ class Stages:
         """Decide what a payload means with these plugins and settings; ``seed`` is used where it brings none of its own."""
         return resolve(payload, hooks=self._hooks, settings=self._settings, seed=seed)
 
+    def is_loaded(self, model: str) -> bool:
+        """Tell whether a lane holds a model."""
+        return any(model in state.loaded for state in self._pool.states())
+
     async def produce(self, run: Run, job: Job) -> Product:
         """Take a run from its references to its files. Raises WanHostError."""
         request = dataclasses.replace(await self._fetch(run, job), attempt=run.attempt)

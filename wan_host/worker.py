@@ -14,6 +14,7 @@ import structlog
 from wan_host import __version__
 from wan_host.attempt import Attempts
 from wan_host.connection import connect
+from wan_host.costs import CostModel
 from wan_host.delivery import Outbox
 from wan_host.errors import PermanentError, QueueUnavailable
 from wan_host.hooks import Hooks
@@ -47,6 +48,7 @@ class Worker:
         self.devices = list_devices().choose(settings.devices)
         self.pool = LanePool(devices=self.devices, hooks=hooks, settings=settings, metrics=self.metrics)
         self.started_at = time.time()
+        self.costs = CostModel(settings.data_dir / "costs.json", device=self.devices[0].label)
         self._once = once
         self._threads = StrangerThreads(limit=2)
         self._stopping = asyncio.Event()
@@ -120,7 +122,8 @@ class Worker:
         """Return what the fleet's list shows of this worker."""
         stages = ", ".join(f"{run.job_id}: {run.stage}" for run in self.runs())
         devices = ", ".join(f"{device.name} ({device.label})" for device in self.devices)
-        return {"version": __version__, "devices": devices, "doing": stages, "url": self.settings.url}
+        lanes = self.pool.generate_lanes
+        return {"version": __version__, "devices": devices, "doing": stages, "url": self.settings.url, "lanes": str(lanes)}
 
     async def run(self, serve: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Work until ``stop`` (or, with ``once``, until the queue is empty). ``serve`` runs beside, for as long as the worker."""
@@ -149,6 +152,7 @@ class Worker:
             spool=spool,
             metrics=self.metrics,
             settings=settings,
+            costs=self.costs,
             wake_outbox=outbox.wake,
         )
         leases = self._leases = Leases(
@@ -186,6 +190,7 @@ class Worker:
             for loop in loops:
                 loop.cancel()
             await self.pool.stop()
+            self.costs.save(now=True)
             spool.close()
             await queue.aclose()
             await _end(server)

@@ -170,3 +170,20 @@ async def test_the_states_of_many_jobs_are_asked_for_at_once_without_their_paylo
     assert states["runs"].digest == hashlib.sha1(job("runs", priority=9).encode()).hexdigest()
     assert len(await queue.states(["runs"] * 1200)) == 1
     assert queue.commands == before + 4
+
+
+class TestAhead:
+    async def test_counts_what_is_done_before_a_waiting_job(self, queue):
+        for name in "abc":
+            await queue.push(job(name))
+        await queue.push(job("urgent", priority=5))
+        await queue.take_in()
+        assert await queue.ahead(["a", "c", "urgent", "unknown"]) == {"urgent": 0, "a": 1, "c": 3}
+        assert [claim.job_id for claim in (await queue.poll(claims=2)).claims] == ["urgent", "a"]
+        assert await queue.ahead(["a", "b", "c"]) == {"b": 0, "c": 1}
+
+    async def test_counts_no_further_than_is_cheap(self, queue):
+        for number in range(1100):
+            await queue.push(job(f"job-{number}"))
+        await queue.take_in()
+        assert await queue.ahead(["job-10", "job-1099"]) == {"job-10": 10, "job-1099": 1000}

@@ -6,13 +6,13 @@ from tests.server.conftest import KEY, job
 from tests.server.test_jobs import problem
 from wan_host.cli.setup import prepare_hooks
 from wan_host.errors import SettingsError
-from wan_host.server import HttpServer
+from wan_host.server.listener import HttpServer
 from wan_host.settings import Settings
 from wan_host.worker import Worker
 
 KEYED = ["GET /jobs", "POST /jobs", "GET /jobs/x", "DELETE /jobs/x", "POST /jobs/x/retry", "GET /jobs/x/events"]
 KEYED += ["GET /jobs/x/assets/0.mp4", "GET /workers", "POST /enhance", "GET /debug/env", "GET /memory/status"]
-KEYED += ["POST /memory/load", "POST /memory/unload"]
+KEYED += ["POST /memory/load", "POST /memory/unload", "GET /models"]
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer wrong", f"Bearer {KEY}x", f"Basic {KEY}", KEY, "Bearer ü"])

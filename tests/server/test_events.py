@@ -93,3 +93,21 @@ def test_readers_that_never_read_cost_a_job_nothing(serve):
     assert seconds[1] < seconds[0] * 1.5 + 0.3
     for reader in readers:
         reader.close()
+
+
+def test_a_waiting_job_has_a_position_and_an_estimate(serve):
+    api = serve(WAN_HOST_PREFETCH_SECONDS="0")
+    api.submit(job("before", "pace:0.1", num_inference_steps=20))
+    assert 1.5 < sum(api.wait_for("before", "completed")["metadata"]["stage_seconds"].values()) < 6
+    api.submit(job("now", "pace:0.1", num_inference_steps=20))
+    api.wait_until_step("now")
+    api.submit(job("next", "pace:0.1", num_inference_steps=20), job("last"))
+    last = api.job("last")
+    assert (last["status"], last["queue_position"]) == ("waiting", 2)
+    assert 2 < last["seconds_until_start"] < 10
+    found = list(api.events("next"))
+    waiting = [data for name, data in found if name == "progress" and data["status"] == "waiting"]
+    assert waiting[0]["queue_position"] == 1
+    assert 0 < waiting[0]["seconds_until_start"] < 6
+    first = next(data for name, data in found if name == "progress" and data["status"] == "running")
+    assert 1 < first["seconds_left"] < 5, "from the history: its own pace is not known yet"

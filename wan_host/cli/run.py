@@ -33,7 +33,7 @@ def run(*, once: bool, **flags: object) -> None:
     ctrl-C stops at once.
     """
     from wan_host.cli.setup import check_publisher, prepare_hooks, prepare_settings
-    from wan_host.server import HttpServer
+    from wan_host.server.listener import HttpServer
     from wan_host.worker import Worker
 
     settings = prepare_settings(flags)

@@ -13,6 +13,7 @@ __all__ = ["Inspection"]
 _ROUNDS: Final = 20
 _MOVED_A_ROUND: Final = 500
 _ASKED: Final = 500
+_COUNTED: Final = 1000
 
 
 class Inspection(Session):
@@ -54,6 +55,10 @@ class Inspection(Session):
             row for start in range(0, len(job_ids), _ASKED) for row in await self._run("states", *job_ids[start : start + _ASKED])
         ]
         return {row[0]: job_from(row) for row in rows}
+
+    async def ahead(self, job_ids: Sequence[str]) -> dict[str, int]:
+        """Return how many waiting jobs are before each of these, at most 1,000; those that do not wait are left out."""
+        return {job_id: int(number) for job_id, number in await self._run("ahead", str(_COUNTED), *job_ids)}
 
     async def take_in(self) -> None:
         """Take in what producers have pushed, so that it is known; within reason."""

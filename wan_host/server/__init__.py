@@ -1,5 +1,1 @@
-"""The HTTP side of a worker."""
-
-from wan_host.server.listener import HttpServer
-
-__all__ = ["HttpServer"]
+"""The HTTP side of a worker: ``listener`` serves what ``app`` puts together."""

@@ -10,13 +10,14 @@ from starlette.types import ASGIApp
 
 from wan_host import __version__
 from wan_host.payload import Payload
-from wan_host.server import assets, debug, enhance, events, health, jobs, memory, problems
+from wan_host.server import assets, debug, enhance, events, health, jobs, memory, models, page, problems
 from wan_host.server.access import RateLimit, require_key
 from wan_host.server.guard import Guard
+from wan_host.server.waits import Waits
 from wan_host.server.watch import Watch
 from wan_host.worker import Worker
 
-_KEYED = (jobs.router, assets.router, events.router, enhance.router, memory.router, debug.router)
+_KEYED = (jobs.router, assets.router, events.router, enhance.router, memory.router, models.router, debug.router)
 _CORS_METHODS = ("GET", "POST", "DELETE")
 
 
@@ -25,11 +26,13 @@ def create_app(worker: Worker) -> ASGIApp:
     settings = worker.settings
     app = FastAPI(title="wan-host", version=__version__, docs_url=None, redoc_url=None, separate_input_output_schemas=False)
     app.state.worker = worker
-    app.state.watch = Watch(worker)
+    app.state.waits = Waits(worker)
+    app.state.watch = Watch(worker, app.state.waits)
     app.state.submissions = RateLimit(settings.submit_rate)
     app.state.enhancements = RateLimit(settings.enhance_rate)
     problems.install(app)
     keyed: dict[str, Any] = {"dependencies": [Depends(require_key)], "responses": problems.documented(401, 403)}
+    app.include_router(page.router)
     app.include_router(health.router)
     app.include_router(health.metrics_router, **(keyed if settings.metrics_key else {}))
     for router in _KEYED:

@@ -24,6 +24,7 @@ from wan_host.server.answers import (
 )
 from wan_host.server.problems import FieldProblem, Problem, documented
 from wan_host.server.views import full_job_answer, job_answer, worker_answer
+from wan_host.server.waits import Waits
 from wan_host.stages import resolve
 from wan_host.worker import Worker
 
@@ -99,10 +100,12 @@ async def list_jobs(
 
 
 @router.get("/jobs/{job_id}", responses=documented(404, 422, 503))
-async def read_job(job_id: JobId, worker: TheWorker) -> FullJobAnswer:
+async def read_job(job_id: JobId, worker: TheWorker, request: Request) -> FullJobAnswer:
     """Tell all that is known of a job."""
     state = await known_job(worker, job_id)
-    return full_job_answer(state, worker.run_of(job_id))
+    waits: Waits = request.app.state.waits
+    waiting = await waits.of(queue_of(worker), [job_id]) if state.status == "waiting" else {}
+    return full_job_answer(state, worker.run_of(job_id), waiting.get(job_id))
 
 
 @router.delete("/jobs/{job_id}", status_code=202, responses=documented(404, 409, 422, 503))

@@ -9,6 +9,7 @@ from typing import Any, cast
 from wan_host.queue import JobState, WorkerState
 from wan_host.run import Run
 from wan_host.server.answers import ENDED, AssetAnswer, FullJobAnswer, JobAnswer, JobStatus, Progress, WorkerAnswer
+from wan_host.server.waits import Wait
 
 _SHOWN_URI_CHARACTERS = 60
 _DATA_URI_CHARACTERS = 200
@@ -19,11 +20,13 @@ def job_answer(state: JobState, run: Run | None = None) -> JobAnswer:
     return JobAnswer(**_fields(state, run))
 
 
-def full_job_answer(state: JobState, run: Run | None = None) -> FullJobAnswer:
-    """Describe a job with its payload."""
+def full_job_answer(state: JobState, run: Run | None = None, wait: Wait | None = None) -> FullJobAnswer:
+    """Describe a job with its payload, and how long it waits."""
     result = state.result or {}
     return FullJobAnswer(
         **_fields(state, run),
+        queue_position=wait.position if wait is not None else None,
+        seconds_until_start=wait.seconds if wait is not None else None,
         payload=_shortened(_object(state.payload)),
         metadata=dict(_mapping(result.get("metadata"))),
     )
@@ -67,7 +70,7 @@ def _fields(state: JobState, run: Run | None) -> dict[str, Any]:
     left = state.progress.get("seconds_left")
     if run is not None:
         told = Progress(stage=run.stage, step=run.step, total=run.total)
-        left = run.seconds_left()
+        left = run.time_left()
     return {
         "id": state.job_id,
         "status": cast("JobStatus", state.status),
@@ -84,7 +87,7 @@ def _fields(state: JobState, run: Run | None) -> dict[str, Any]:
         "started_at": state.started_at,
         "finished_at": state.finished_at,
         "progress": told,
-        "seconds_left": left if isinstance(left, int | float) and state.status == "running" else None,
+        "seconds_left": round(left, 1) if isinstance(left, int | float) and state.status == "running" else None,
         "error": dict(state.error) if state.error else None,
         "assets": [_asset(item) for item in (state.result or {}).get("assets") or ()],
         "report_state": state.report_state,

@@ -25,6 +25,7 @@ from wan_host.queue import JobState
 from wan_host.run import Run
 from wan_host.server.answers import ENDED, JobProgress, Preview
 from wan_host.server.views import job_answer, progress_of
+from wan_host.server.waits import Wait, Waits
 from wan_host.worker import Worker
 
 if TYPE_CHECKING:
@@ -75,9 +76,9 @@ class _Watched:
 class Watch:
     """The jobs that somebody looks at. One instance serves a worker."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, waits: Waits) -> None:
         """Nobody looks yet."""
-        self._worker = worker
+        self._worker, self._waits = worker, waits
         self._jobs: dict[str, _Watched] = {}
         self._ticker: asyncio.Task[None] | None = None
 
@@ -155,11 +156,12 @@ class Watch:
         for job in jobs:
             job.asked = time.monotonic()
         states = await queue.states([job.job_id for job in jobs])
+        waits = await self._waits.of(queue, [state.job_id for state in states.values() if state.status == "waiting"])
         for job in jobs:
             state = states.get(job.job_id)
             if state is None:
                 continue
-            job.tell(_of_state(state))
+            job.tell(_of_state(state, waits.get(job.job_id)))
             if state.status in ENDED:
                 full = await queue.job(job.job_id)
                 job.end = _event("end", job_answer(full or state))
@@ -167,7 +169,7 @@ class Watch:
 
 
 def _of_run(run: Run) -> JobProgress:
-    left = run.seconds_left()
+    left = run.time_left()
     return JobProgress(
         job_id=run.job_id,
         status="running",
@@ -179,8 +181,8 @@ def _of_run(run: Run) -> JobProgress:
     )
 
 
-def _of_state(state: JobState) -> JobProgress:
-    told = progress_of(state)
+def _of_state(state: JobState, wait: Wait | None) -> JobProgress:
+    told, left = progress_of(state), state.progress.get("seconds_left")
     return JobProgress(
         job_id=state.job_id,
         status=state.status,
@@ -188,6 +190,9 @@ def _of_state(state: JobState) -> JobProgress:
         stage=told.stage,
         step=told.step,
         total=told.total,
+        seconds_left=left if isinstance(left, int | float) and state.status == "running" else None,
+        queue_position=wait.position if wait is not None else None,
+        seconds_until_start=wait.seconds if wait is not None else None,
     )
 
 
