@@ -1,0 +1,200 @@
+// The page: asks the worker how it stands, as long as somebody looks, and shows that.
+
+import { Problem, forgetKey, hasKey, read, readText, storeKey } from "./api.js";
+import { showDevices, showTimings } from "./charts.js";
+import { openJob } from "./details.js";
+import { $, ago, follow, h, plural, show, span, write } from "./dom.js";
+import { buildForm, offer } from "./form.js";
+import { showFailed, showQueue, showResults } from "./lists.js";
+import { Devices, overRest, parse } from "./metrics.js";
+import { rest, showLanes, showRuns, tick } from "./now.js";
+
+const HEALTH_MS = 1000;
+const JOBS_MS = 2000;
+const METRICS_MS = 5000;
+const FLEET_MS = 15000;
+const REST_MS = 15000; // over REST every question to the queue is billed
+const MOST_JOBS = 100;
+const LISTS = { running: 50, claimed: 50, waiting: 500, completed: 24, published: 24, failed: 30, report_refused: 30, cancelled: 30 };
+const DONE = ["completed", "published", "report_refused"];
+
+const devices = new Devices();
+let workerId = "";
+let lanesSeen = "";
+let overRestApi = false;
+let longQueue = false;
+let modelsKnown = false;
+
+/** A loop that rests while nobody looks, or while the key is missing; what it returns makes it go on at once. */
+function every(milliseconds, work, { open = false } = {}) {
+  let awake = () => {};
+  let again = false;
+  (async () => {
+    for (;;) {
+      again = false;
+      if (!document.hidden && (open || !$("key").open)) await work().catch(failed);
+      if (again) continue;
+      await new Promise((done) => {
+        awake = done;
+        setTimeout(done, milliseconds());
+      });
+    }
+  })();
+  return () => {
+    again = true;
+    awake();
+  };
+}
+
+function failed(error) {
+  if (error instanceof Problem && error.status === 401) askForKey(hasKey() ? "That was not the key." : "");
+  else if (!(error instanceof Problem)) showState("bad", "no answer");
+}
+
+async function lookAtHealth() {
+  const health = await read("health");
+  workerId = health.worker_id;
+  if (health.key_required && !hasKey()) askForKey();
+  showState(health.ready ? "good" : "warn", health.ready ? "ready" : "not ready");
+  write($("about"), `${health.worker_id} · ${health.device} · ${health.version} · up ${span(health.uptime)}`);
+  const broken = health.plugins.filter(({ error }) => error).map(({ name, error }) => `plugin ${name}: ${error}`);
+  showProblems([...health.problems, ...broken]);
+  showLanes(health.lanes);
+  const lanes = health.lanes.map((lane) => lane.job_id).join();
+  if (lanes !== lanesSeen) wakeJobs(); // a job has come or gone: this costs the queue nothing
+  lanesSeen = lanes;
+  if (!modelsKnown && !$("key").open) {
+    modelsKnown = true;
+    await read("models").then(offer, (error) => {
+      modelsKnown = false;
+      throw error;
+    });
+  }
+}
+
+async function lookAtJobs() {
+  const { jobs: newest } = await read(`jobs?limit=${MOST_JOBS}`);
+  longQueue = newest.length >= MOST_JOBS;
+  const jobs = longQueue ? await byStatus() : newest;
+  const of = (...statuses) => jobs.filter((job) => statuses.includes(job.status));
+  const here = (job) => (job.worker === workerId ? 0 : 1);
+  showRuns(of("running", "claimed").sort((one, other) => here(one) - here(other) || one.started_at - other.started_at), workerId);
+  showQueue(of("waiting"));
+  showResults(of(...DONE));
+  showFailed(of("failed", "report_refused", "cancelled"));
+}
+
+/** Where many jobs wait the newest hide the others: then what is shown is asked for by its status. */
+async function byStatus() {
+  const found = [];
+  for (const [status, limit] of Object.entries(LISTS)) found.push(...(await read(`jobs?status=${status}&limit=${limit}`)).jobs);
+  return found;
+}
+
+async function lookAtMetrics() {
+  const samples = parse(await readText("metrics"));
+  overRestApi = overRest(samples);
+  devices.add(samples, performance.now() / 1000);
+  showTimings(samples);
+  showDevices(devices);
+}
+
+async function lookAtFleet() {
+  const { workers } = await read("workers");
+  const others = workers.filter((worker) => worker.alive && worker.id !== workerId);
+  show($("fleet-section"), others.length > 0);
+  follow(
+    $("fleet"),
+    others,
+    (worker) => worker.id,
+    (worker) => h("li", {}, h("div", {}, linked(worker), h("p", { class: "quiet" }))),
+    (row, { about, jobs, seen }) => {
+      const doing = Object.keys(jobs).length ? plural(Object.keys(jobs).length, "job") : "idle";
+      write(row.firstElementChild.lastElementChild, [doing, about.devices, `seen ${ago(seen)}`].filter(Boolean).join(" · "));
+    },
+  );
+}
+
+function linked({ id, about }) {
+  const outside = /^https?:\/\//.test(about.url || "");
+  return outside ? h("a", { href: about.url, rel: "noopener noreferrer" }, id) : h("span", {}, id);
+}
+
+function showState(kind, text) {
+  $("state").dataset.kind = kind;
+  write($("state").lastElementChild, text);
+}
+
+function showProblems(problems) {
+  show($("problems"), problems.length > 0);
+  follow($("problems"), problems, (text) => text, (text) => h("li", {}, text));
+}
+
+function askForKey(fault = "") {
+  forgetKey();
+  show($("forget"), false);
+  rest();
+  if (fault) {
+    write($("key-fault"), fault);
+    show($("key-fault"), true);
+  }
+  if (!$("key").open) $("key").showModal();
+}
+
+function takeKey(event) {
+  const input = event.target.elements.key;
+  const key = input.value.trim();
+  if (!/^[\x21-\x7e]+$/.test(key)) {
+    event.preventDefault();
+    write($("key-fault"), "A key has letters, digits and signs, without spaces.");
+    show($("key-fault"), true);
+    return;
+  }
+  input.value = "";
+  show($("key-fault"), false);
+  storeKey(key);
+  show($("forget"), true);
+  $("key").close();
+  wakeAll();
+}
+
+function nextTheme() {
+  const themes = ["", "light", "dark"];
+  const next = themes[(themes.indexOf(localStorage.getItem("wan-host-theme") || "") + 1) % themes.length];
+  if (next) localStorage.setItem("wan-host-theme", next);
+  else localStorage.removeItem("wan-host-theme");
+  showTheme();
+}
+
+function showTheme() {
+  const chosen = localStorage.getItem("wan-host-theme") || "";
+  if (chosen) document.documentElement.dataset.theme = chosen;
+  else delete document.documentElement.dataset.theme;
+  const name = { "": "Auto", light: "Light", dark: "Dark" }[chosen];
+  write($("theme"), name);
+  $("theme").setAttribute("aria-label", `Theme: ${name}`);
+}
+
+buildForm();
+showTheme();
+show($("forget"), hasKey());
+$("theme").addEventListener("click", nextTheme);
+$("forget").addEventListener("click", () => askForKey());
+$("key-form").addEventListener("submit", takeKey);
+$("key").addEventListener("cancel", (event) => event.preventDefault());
+$("job").addEventListener("close", () => $("job").replaceChildren());
+$("job").addEventListener("click", (event) => event.target === $("job") && $("job").close());
+document.addEventListener("open-job", (event) => openJob(event.detail));
+
+const wakeHealth = every(() => HEALTH_MS, lookAtHealth, { open: true });
+const wakeJobs = every(() => (overRestApi ? REST_MS : JOBS_MS) * (longQueue ? 2 : 1), lookAtJobs);
+const wakeMetrics = every(() => METRICS_MS, lookAtMetrics);
+const wakeFleet = every(() => (overRestApi ? REST_MS * 4 : FLEET_MS), lookAtFleet);
+
+function wakeAll() {
+  for (const wake of [wakeHealth, wakeJobs, wakeMetrics, wakeFleet]) wake();
+}
+
+document.addEventListener("jobs-changed", wakeJobs);
+document.addEventListener("visibilitychange", () => (document.hidden ? rest() : wakeAll()));
+setInterval(tick, 500);
