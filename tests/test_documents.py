@@ -6,8 +6,10 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
+import click
 import pytest
 
 from wan_host.cli import cli
@@ -17,7 +19,30 @@ from wan_host.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in PAGES)
+RUN_BY = {  # a command's beginning, and the test that runs it or the steps behind it
+    "make demo": "tests/end_to_end/test_fresh_clone.py",
+    'wan-host generate "a red circle moves': "tests/end_to_end/test_fresh_clone.py",
+    "wan-host run": "tests/end_to_end/test_worker.py",
+    "wan-host models import": "plugins/wan21/tests/test_native.py",
+    "wan-host models pull": "plugins/wan21/tests/test_pull.py",
+    "docker build": "tests/deploy/test_dockerfile.py",
+    "wan-host ": "tests/end_to_end/test_documents.py",
+    "redis-cli RPUSH": "tests/end_to_end/test_documents.py",
+    "curl -sS https://POD-": "tests/end_to_end/test_documents.py",
+    "curl -sS -o first.mp4 https://POD-": "tests/end_to_end/test_documents.py",
+    'curl -sS "$UPSTASH_REDIS_REST_URL"': "tests/end_to_end/test_documents.py",
+}
+NOT_RUN = {  # a command's beginning, and why no test runs it
+    "make test": "it is what runs the tests",
+    "make lint": "ruff and mypy take longer than a test may; .ci/run runs it",
+    "docker push": "needs a registry",
+    "docker compose": "needs Docker; the file is checked against the compose specification",
+    "kubectl apply": "needs a cluster; the manifest is checked against Kubernetes' and KEDA's types",
+    "supabase ": "needs a project at Supabase; functions and table are run by tests",
+    "curl -sS https://rest.runpod.io/": "needs an account at RunPod; what is sent is checked by tests/deploy",
+}
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -38,16 +63,53 @@ def test_every_command_in_a_document_exists(command):
     if program == "make":
         assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif program == "wan-host":
-        context = cli.make_context("wan-host", [*arguments[:1], "--help"], resilient_parsing=True)
-        name, found, rest = cli.resolve_command(context, arguments)
-        assert found is not None, name
+        found, rest = cli, arguments
+        while isinstance(found, click.Group):
+            context = found.make_context(found.name or "wan-host", [*rest[:1], "--help"], resilient_parsing=True)
+            name, found, rest = found.resolve_command(context, rest)
+            assert found is not None, name
         options = {option for parameter in found.params for option in parameter.opts}
         assert {argument for argument in rest if argument.startswith("--")} <= options
     elif program == "redis-cli":
         assert arguments[:2] == ["RPUSH", "wan_queue"]
         assert parse_payload(arguments[2]).id
+    elif program == "curl":
+        sent = [json.loads(value) for option, value in pairwise(arguments) if option == "-d" and not value.startswith("@")]
+        files = [value[1:] for option, value in pairwise(arguments) if option == "-d" and value.startswith("@")]
+        assert all((ROOT / name).is_file() for name in files)
+        assert all(parse_payload(item[2]).id for item in sent if isinstance(item, list))
     else:
-        pytest.fail(f"no test runs {program}")
+        assert program in {"docker", "kubectl", "supabase"}, f"nothing is known of {program}"
+        named = [argument for argument in arguments if argument.startswith("deploy/")]
+        assert all((ROOT / name).is_file() for name in named)
+
+
+@pytest.mark.parametrize("command", all_commands())
+def test_every_command_is_run_by_a_test_or_listed_with_the_reason_why_not(command):
+    runs = [test for start, test in RUN_BY.items() if command.startswith(start)]
+    reasons = [reason for start, reason in NOT_RUN.items() if command.startswith(start)]
+    assert bool(runs) != bool(reasons), "put it into RUN_BY or NOT_RUN"
+    assert all((ROOT / test).is_file() for test in runs)
+
+
+def test_no_command_is_listed_that_no_document_has():
+    assert [start for start in {**RUN_BY, **NOT_RUN} if not any(command.startswith(start) for command in all_commands())] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_between_documents_lead_somewhere(document):
+    folder = (ROOT / document).parent
+    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", (ROOT / document).read_text())
+    assert [link for link in links if not (folder / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_document_names_no_setting_that_is_not_there(document):
+    there = set(re.findall(r"\b(WAN_HOST_[A-Z0-9_]+)", (ROOT / "docs" / "operations.md").read_text()))
+    for page in (ROOT / "plugins").glob("*/README.md"):
+        there |= set(re.findall(r"\b(WAN_HOST_[A-Z0-9_]+)", page.read_text()))
+    named = set(re.findall(r"\b(WAN_HOST_[A-Z0-9_]*[A-Z0-9])\b(?!_)", (ROOT / document).read_text()))
+    assert named <= there
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -107,3 +169,22 @@ def test_every_error_type_is_documented():
     }
     unreported = {"lease_lost", "settings", "plugin"}
     assert documented - {"internal"} == leaves - unreported
+
+
+def test_every_metric_and_every_alert_is_documented():
+    from tests.deploy.monitoring import alerts, metric_labels
+
+    text = (ROOT / "docs" / "monitoring.md").read_text()
+    rows = re.findall(r"^\| (`.+?`) \|([^|]*)\|", text, re.MULTILINE)
+    names = {name: cells for cells in rows for name in re.findall(r"`(\w+)`", cells[0])}
+    families = {re.sub(r"_(bucket|sum|count)$", "", name): labels for name, labels in metric_labels().items()}
+    described = {name: set(re.findall(r"`(\w+)`", cells[1])) for name, cells in names.items() if name.startswith("wan_host_")}
+    assert described == families
+    severities = {name: cells[1].strip() for name, cells in names.items() if name.startswith("WanHost")}
+    assert severities == {rule["alert"]: rule["labels"]["severity"] for rule in alerts()}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_file_that_a_document_names_is_there(document):
+    named = re.findall(r"`((?:tests|deploy|docs|benchmarks|plugins|wan_host)/[\w./-]+)`", (ROOT / document).read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []

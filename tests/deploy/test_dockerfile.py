@@ -104,7 +104,7 @@ def run(venv, *arguments, **environment):
 def test_the_steps_install_every_plugin_and_a_job_runs(tmp_path):
     venv = build(tmp_path)
     found = {item["name"]: item["status"] for item in json.loads(run(venv, "plugins", "--json"))}
-    folders = {path.parent.name for path in (ROOT / "plugins").glob("*/pyproject.toml")}
+    folders = {path.parent.name for path in (tmp_path / "clone" / "plugins").glob("*/pyproject.toml")}
     assert folders <= set(found)
     assert set(found.values()) == {"ok"}
     run(venv, "generate", "a red circle", "--output", str(tmp_path / "out"), WAN_HOST_DATA_DIR=str(tmp_path / "data"))
