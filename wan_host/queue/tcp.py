@@ -56,8 +56,8 @@ class TcpTransport(Transport):
             self.where = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
             self._client = self._connect(url, _ANSWER_SECONDS)
             self._blocking = self._connect(url, None)
-        except ValueError as error:
-            raise SettingsError(f"WAN_HOST_QUEUE_URL is no Redis URL: {error}") from error
+        except ValueError:  # its text quotes the URL, and a password with it
+            raise SettingsError("WAN_HOST_QUEUE_URL: its port, its database or an option in it cannot be read") from None
 
     @staticmethod
     def _connect(url: str, answer_seconds: float | None) -> Redis:
