@@ -36,7 +36,7 @@ class PluginHealth(BaseModel):
 
 
 class Health(BaseModel, extra="allow"):
-    """Beside these, ``{family}_model_loaded`` for every family of models."""
+    """Beside these, ``{family}_model_loaded`` for every family of models. ``problems`` says why it is not ready."""
 
     status: Literal["healthy"] = "healthy"
     wan_model_loaded: bool
@@ -46,6 +46,8 @@ class Health(BaseModel, extra="allow"):
     worker_id: str
     uptime: float
     ready: bool
+    problems: list[str]
+    key_required: bool
     lanes: list[LaneHealth]
     plugins: list[PluginHealth]
 

@@ -47,6 +47,7 @@ def _health(worker: Worker) -> Health:
     registry = worker.hooks.registry
     states = worker.pool.states()
     models = registry.models
+    problems = worker.problems()
     families = dict.fromkeys((*_SEED_FAMILIES, *(model.family for model in models.values())), False)
     families |= {models[name].family: True for state in states for name in state.loaded if name in models}
     return Health.model_validate(
@@ -56,7 +57,9 @@ def _health(worker: Worker) -> Health:
             "version": __version__,
             "worker_id": worker.settings.worker_id,
             "uptime": round(time.time() - worker.started_at, 1),
-            "ready": not worker.problems(),
+            "ready": not problems,
+            "problems": problems,
+            "key_required": worker.settings.wan_worker_api_key is not None,
             "lanes": [
                 LaneHealth(
                     name=state.name,

@@ -60,6 +60,7 @@ async function lookAtHealth() {
   const broken = health.plugins.filter(({ error }) => error).map(({ name, error }) => `plugin ${name}: ${error}`);
   showProblems([...health.problems, ...broken]);
   showLanes(health.lanes);
+  devices.look(health.lanes);
   const lanes = health.lanes.map((lane) => lane.job_id).join();
   if (lanes !== lanesSeen) wakeJobs(); // a job has come or gone: this costs the queue nothing
   lanesSeen = lanes;
@@ -170,9 +171,9 @@ function showTheme() {
   const chosen = localStorage.getItem("wan-host-theme") || "";
   if (chosen) document.documentElement.dataset.theme = chosen;
   else delete document.documentElement.dataset.theme;
-  const name = { "": "Auto", light: "Light", dark: "Dark" }[chosen];
-  write($("theme"), name);
+  const name = { "": "as the system", light: "light", dark: "dark" }[chosen];
   $("theme").setAttribute("aria-label", `Theme: ${name}`);
+  $("theme").title = `Theme: ${name}`;
 }
 
 buildForm();

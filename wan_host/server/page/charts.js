@@ -57,10 +57,9 @@ export function showDevices(devices) {
     (row, { device, points }) => {
       const [busyTitle, busy, memoryTitle, memory] = row.children;
       const last = points.at(-1);
-      const shares = points.filter((point) => point.share !== null);
-      write(busyTitle.firstElementChild, `${device}, busy`);
-      write(busyTitle.lastElementChild, shares.length ? `${Math.round(100 * shares.at(-1).share)} %` : "");
-      draw(busy, shares, (point) => point.share);
+      write(busyTitle.firstElementChild, device);
+      write(busyTitle.lastElementChild, `${Math.round(100 * last.share)} % busy`);
+      draw(busy, points, (point) => point.share);
       const measured = last.total > 0;
       show(memoryTitle, measured);
       memory.toggleAttribute("hidden", !measured);

@@ -12,7 +12,7 @@ const title = (job) => h("button", { type: "button", class: "link prompt", oncli
 const latest = (one, other) => (other.finished_at || 0) - (one.finished_at || 0);
 
 export function showQueue(jobs) {
-  const waiting = jobs.sort((one, other) => other.priority - one.priority || one.queued_at - other.queued_at);
+  const waiting = jobs.reverse().sort((one, other) => other.priority - one.priority || one.queued_at - other.queued_at);
   show($("queue"), waiting.length > 0);
   show($("queue-empty"), !waiting.length);
   const hidden = waiting.length - SHOWN.queue;
@@ -75,7 +75,7 @@ export function showResults(jobs) {
 
 function tile(job) {
   const asset = job.assets[0];
-  const { width, height, duration, frames } = asset.metadata;
+  const { width, height, duration } = asset.metadata;
   const video = asset.type === "video" || asset.name.endsWith(".mp4");
   const many = job.assets.length > 1 ? `${job.assets.length} images` : "";
   const length = video && duration ? clock(duration) === "0:00" ? `${duration.toFixed(1)} s` : clock(duration) : many;
@@ -84,7 +84,7 @@ function tile(job) {
   const button = h("button", { type: "button", class: "tile", "aria-label": label, onclick: () => opened(job.id) }, screen);
   if (length) screen.append(h("span", { class: "length" }, length));
   const size = width && height ? `${width}×${height}` : "";
-  const about = h("p", { class: "quiet" }, [size, frames > 1 ? `${frames} frames` : ""].filter(Boolean).join(" · "), h("span", { class: "when" }));
+  const about = h("p", { class: "quiet" }, h("span", {}, size), h("span", { class: "when" }));
   fillScreen(screen, job.id, asset, video);
   if (video) playOnHover(button, screen, job.id, asset);
   return h("li", { "data-job": job.id }, button, h("p", { class: "prompt" }, job.prompt || "No prompt"), about);

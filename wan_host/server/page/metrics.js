@@ -38,22 +38,29 @@ export function timings(samples) {
 
 export const overRest = (samples) => (sums(samples, "queue_commands_total", "backend").get("upstash") || 0) > 0;
 
-/** What was seen of each device: memory and busy share, as points in time. */
+/** What was seen of each device: its memory, and how often one of its lanes was at work, as points in time. */
 export class Devices {
   #seen = new Map();
+  #looks = new Map();
+
+  /** Count a look at the lanes; the metric of busy seconds moves only when a job has left its lane. */
+  look(lanes) {
+    for (const device of new Set(lanes.map((lane) => lane.device))) {
+      const looks = this.#looks.get(device) || [];
+      looks.push(lanes.some((lane) => lane.device === device && lane.job_id) ? 1 : 0);
+      this.#looks.set(device, looks);
+    }
+  }
 
   add(samples, now) {
-    const busy = sums(samples, "gpu_busy_seconds_total", "device");
     const memory = named(samples, "vram_bytes");
-    for (const device of new Set([...memory.map((sample) => sample.labels.device), ...busy.keys()])) {
-      const points = this.#seen.get(device) || [];
+    for (const [device, looks] of this.#looks) {
       const of = (kind) => memory.find((sample) => sample.labels.device === device && sample.labels.kind === kind)?.value || 0;
-      const last = points.at(-1);
-      const seconds = busy.get(device) || 0;
-      const share = last ? Math.min(1, Math.max(0, (seconds - last.seconds) / (now - last.time))) : null;
-      points.push({ time: now, seconds, share, used: of("used"), reserved: of("reserved"), peak: of("peak"), total: of("total") });
+      const share = looks.reduce((sum, look) => sum + look, 0) / looks.length;
+      const points = [...(this.#seen.get(device) || []), { time: now, share, used: of("used"), peak: of("peak"), total: of("total") }];
       this.#seen.set(device, points.filter((point) => now - point.time <= KEPT_SECONDS));
     }
+    this.#looks.clear();
   }
 
   all() {

@@ -8,6 +8,7 @@ import { $, clock, follow, h, show, words, write } from "./dom.js";
 const MOST_TICKS = 60;
 const MOST_STREAMS = 3; // each takes one of the browser's six connections to the worker; further jobs follow the lists
 const AGAIN_MS = 2000;
+const WAITING = new Set(["claimed", "waiting"]); // taken ahead of its time, so that the lane need not wait
 
 const runs = new Map();
 
@@ -93,7 +94,7 @@ function create(job) {
       h("div", { class: "foot" }, parts.elapsed, h("span", { class: "buttons" }, open, stop)),
     ),
   );
-  const run = { id: job.id, parts, stream: null, told: 0, leftAt: null, started: null };
+  const run = { id: job.id, card, parts, stream: null, told: 0, leftAt: null, started: null };
   runs.set(job.id, run);
   card.addEventListener("gone", () => {
     run.stream?.abort();
@@ -121,8 +122,10 @@ function update(_card, job, workerId) {
 function tell(run, { status, stage, step, total, seconds_left: seconds }) {
   const { parts } = run;
   const shown = status === "running" && stage ? stage : "claimed";
-  write(parts.stage, total && shown === "denoise" ? `Step ${step} of ${total}` : sentence(words(shown)));
-  run.leftAt = seconds === null || seconds === undefined ? null : Date.now() / 1000 + seconds;
+  const prepared = WAITING.has(shown);
+  run.card.classList.toggle("prepared", prepared);
+  write(parts.stage, prepared ? "Waits for a lane" : total && shown === "denoise" ? `Step ${step} of ${total}` : sentence(words(shown)));
+  run.leftAt = prepared || seconds === null || seconds === undefined ? null : Date.now() / 1000 + seconds;
   show(parts.leftLabel, run.leftAt !== null);
   const past = STAGES.indexOf(shown);
   for (const item of parts.rail.children) {
