@@ -211,3 +211,20 @@ def test_variables_of_installed_plugins_are_theirs(bare):
         bare.setenv(name, "")
     assert unknown_settings(["wan21", "my-plugin"]) == []
     assert unknown_settings(["wan21"]) == ["WAN_HOST_MY_PLUGIN_X is no setting of the host or of an installed plugin"]
+
+
+def test_deadlines_by_job_type_come_as_json_or_as_a_table(bare, tmp_path, monkeypatch):
+    monkeypatch.setenv("WAN_HOST_JOB_DEADLINES", '{"image_fast": 120, "video_high": 900.5}')
+    settings = load_settings()
+    assert (settings.deadline_of("image_fast"), settings.deadline_of("video_fast")) == (120, 3600)
+    monkeypatch.delenv("WAN_HOST_JOB_DEADLINES")
+    (tmp_path / "own.toml").write_text("[job_deadlines]\nimage_fast = 60\n")
+    monkeypatch.setenv("WAN_HOST_CONFIG", str(tmp_path / "own.toml"))
+    assert load_settings().deadline_of("image_fast") == 60
+
+
+@pytest.mark.parametrize("value", ["120", "image_fast=120", '{"image_fast": 0}', '{"image_fast": "soon"}', "[]"])
+def test_wrong_deadlines_are_refused_by_name(bare, monkeypatch, value):
+    monkeypatch.setenv("WAN_HOST_JOB_DEADLINES", value)
+    with pytest.raises(SettingsError, match="WAN_HOST_JOB_DEADLINES"):
+        load_settings()

@@ -152,6 +152,7 @@ class Attempts:
         if claim.seed is None:
             raise InvalidJob("seed", None, "it must be a whole number")
         job = self._stages.resolve(payload, seed=claim.seed)
+        run.deadline = run.started + self._settings.deadline_of(job.type)
         for note in job.notes:
             log.info("payload value ignored", job=job.id, note=note)
         if job.expires_at is not None:

@@ -24,6 +24,7 @@ async def connect(settings: Settings) -> JobQueue:
         lease_seconds=settings.lease_seconds or LEASE_SECONDS[backend],
         max_attempts=settings.max_attempts,
         entry_limit=settings.max_entry_bytes,
+        fair_users=settings.fair_users,
         upstash_url=settings.upstash_redis_rest_url,
         upstash_token=token.get_secret_value() if token else None,
     )

@@ -50,6 +50,8 @@ class Leases:
         self._queue, self._attempts, self._spool, self._pool = queue, attempts, spool, pool
         self._settings, self._readiness, self._describe, self._changed = settings, readiness, describe, changed
         self._held: dict[str, Held] = {}
+        self.adopted = False
+        """Whether it is known by now what dead processes have left."""
 
     def runs(self) -> list[Run]:
         """Return the runs of this moment."""
@@ -89,6 +91,8 @@ class Leases:
                 while orphans:
                     await self._adopt(orphans[-1])
                     orphans.pop()
+                self.adopted = True
+                self._changed()
             except (QueueUnavailable, OSError) as error:
                 log.warning("spooled jobs wait", jobs=len(orphans), error=str(error))
             await asyncio.sleep(self._queue.lease_seconds / 3)

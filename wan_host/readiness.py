@@ -24,6 +24,7 @@ class Readiness:
         self._settings, self._registry = settings, hooks.registry
         self._queue_problem = "not connected yet"
         self._disk_free: int | None = None
+        self._spool_problem = ""
         self.lanes_started = False
 
     def queue_answered(self) -> None:
@@ -38,9 +39,19 @@ class Readiness:
             log.warning("queue unavailable", error=problem)
         self._queue_problem = problem
 
+    def spool_checked(self, problem: str) -> None:
+        """Note whether the spool is over its quota; ``problem`` is empty where it is not."""
+        if bool(problem) != bool(self._spool_problem):
+            log.warning("no room to spool more work", problem=problem) if problem else log.info("room to spool work again")
+        self._spool_problem = problem
+
     @property
-    def disk_full(self) -> bool:
-        """Whether less disk is free than the setting wants."""
+    def has_room(self) -> bool:
+        """Whether there is room on the disk, and in the spool's quota, for another job."""
+        return not self._disk_full and not self._spool_problem
+
+    @property
+    def _disk_full(self) -> bool:
         return self._disk_free is not None and self._disk_free < self._settings.min_free_bytes
 
     async def watch_disk(self) -> None:
@@ -63,9 +74,10 @@ class Readiness:
             for lane in lanes
             if lane.status in {"failed", "restarting", "stopped"}
         ]
-        if self.disk_full and self._disk_free is not None:
+        if self._disk_full and self._disk_free is not None:
             free, needed = self._disk_free // 2**20, self._settings.min_free_bytes // 2**20
             reasons.append(f"disk: {free} MiB free in {self._settings.data_dir}, {needed} MiB are needed")
+        reasons += [self._spool_problem] if self._spool_problem else []
         if not any(model.kind == "generate" for model in self._registry.models.values()):
             reasons.append("no model is installed")
         return reasons

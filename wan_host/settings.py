@@ -7,6 +7,7 @@ that is how pods and compose files leave a variable out.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import socket
@@ -58,6 +59,8 @@ class Settings(BaseSettings):
     prefetch_seconds: float = Field(default=20, ge=0)
     checkpoint_every: int | None = Field(default=None, ge=1)
     checkpoint_store: bool = False
+    checkpoint_hours: float = Field(default=48, gt=0)
+    fair_users: bool = False
 
     model: str | None = None
     models_dir: Path | None = None
@@ -88,6 +91,7 @@ class Settings(BaseSettings):
 
     max_prompt_characters: int = Field(default=4000, ge=1)
     job_deadline: float = Field(default=3600, gt=0)
+    job_deadlines: Annotated[dict[str, Annotated[float, Field(gt=0)]], NoDecode] = Field(default_factory=dict)
     stage_timeout: float = Field(default=600, gt=0)
     load_timeout: float = Field(default=900, gt=0)
     step_timeout: float = Field(default=300, gt=0)
@@ -100,6 +104,9 @@ class Settings(BaseSettings):
     publish_timeout: float = Field(default=600, gt=0)
     publish_hours: float = Field(default=12, gt=0)
     min_free_bytes: int = Field(default=500_000_000, ge=0)
+    spool_max_bytes: int | None = Field(default=None, gt=0)
+    outputs_max_bytes: int | None = Field(default=None, gt=0)
+    outputs_hours: float | None = Field(default=None, gt=0)
     log_prompts: bool = False
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -109,6 +116,17 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         """Read lists as arrays from the file and comma-separated from the environment."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("job_deadlines", mode="before")
+    @classmethod
+    def _json(cls, value: object) -> object:
+        """Read a table from the file and JSON from the environment."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError('must be JSON such as {"image_fast": 120}, seconds by job type') from None
 
     @field_validator("data_dir", "models_dir", mode="after")
     @classmethod
@@ -161,9 +179,18 @@ class Settings(BaseSettings):
         return self.data_dir / "outputs"
 
     @property
+    def spool_path(self) -> Path:
+        """Where finished work waits to be delivered."""
+        return self.data_dir / "spool"
+
+    @property
     def checkpoints_path(self) -> Path:
         """Where unfinished jobs are kept between attempts."""
         return self.data_dir / "checkpoints"
+
+    def deadline_of(self, job_type: str) -> float:
+        """Return the seconds that one run of a job of this type has."""
+        return self.job_deadlines.get(job_type, self.job_deadline)
 
     @property
     def bind_host(self) -> str:

@@ -25,6 +25,7 @@ from wan_host.leases import Leases
 from wan_host.metrics import Metrics
 from wan_host.queue import JobQueue, Poll
 from wan_host.readiness import Readiness
+from wan_host.retention import Retention
 from wan_host.run import Run
 from wan_host.settings import Settings
 from wan_host.spool import Spool
@@ -49,7 +50,7 @@ class Worker:
         self.pool = LanePool(devices=self.devices, hooks=hooks, settings=settings, metrics=self.metrics)
         self.started_at = time.time()
         self.costs = CostModel(settings.data_dir / "costs.json", device=self.devices[0].label)
-        self._once = once
+        self._once, self._draining = once, False
         self._threads = StrangerThreads(limit=2)
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
@@ -70,6 +71,13 @@ class Worker:
         self._stopping.set()
         self._changed.set()
 
+    def drain(self) -> None:
+        """Take no more jobs; deliver what dead processes have left, let running jobs end in their own time, then stop."""
+        if not self._draining:
+            log.info("draining: no more jobs are taken")
+        self._draining = True
+        self._changed.set()
+
     def abandon(self) -> None:
         """Prepare to end this process at once: lanes end by themselves, leases of running jobs run out."""
         if self._queue is not None:
@@ -77,7 +85,7 @@ class Worker:
 
     def problems(self) -> list[str]:
         """Return why this worker is not ready for jobs; empty when it is."""
-        return self._readiness.problems(self.pool.states(), stopping=self.stopping)
+        return self._readiness.problems(self.pool.states(), stopping=self.stopping or self._draining)
 
     def refresh_metrics(self) -> None:
         """Set the metrics that are read when somebody asks."""
@@ -129,7 +137,7 @@ class Worker:
         """Work until ``stop`` (or, with ``once``, until the queue is empty). ``serve`` runs beside, for as long as the worker."""
         settings = self.settings
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        spool = Spool(settings.data_dir / "spool")
+        spool = Spool(settings.spool_path)
         spool.open()
         server = asyncio.create_task(serve()) if serve is not None else None
         queue = self._queue = await self._connect()
@@ -165,6 +173,7 @@ class Worker:
             describe=self.describe,
             changed=self._changed.set,
         )
+        retention = Retention(queue=queue, settings=settings, readiness=self._readiness)
         loops: list[asyncio.Task[None]] = []
         try:
             await self.pool.start()
@@ -174,6 +183,7 @@ class Worker:
                 leases.keep_adopting(),
                 outbox.run(),
                 self._readiness.watch_disk(),
+                retention.keep_limits(),
             )
             loops = [asyncio.create_task(loop) for loop in background]
             for loop in loops:
@@ -213,6 +223,8 @@ class Worker:
 
     async def _claim_loop(self, queue: JobQueue, leases: Leases, outbox: Outbox) -> None:
         while not self._stopping.is_set():
+            if self._draining and leases.adopted and not self.runs():
+                return
             wanted = self._capacity()
             if wanted == 0:
                 await self._wait_for_change(_BUSY_WAIT)
@@ -250,7 +262,7 @@ class Worker:
 
     def _capacity(self) -> int:
         """How many jobs to claim now: for every lane that is free, and one ahead where a lane is about to be."""
-        if self._readiness.disk_full:
+        if self._draining or not self._readiness.has_room:
             return 0
         left = [run.seconds_left() for run in self.runs()]
         in_lanes = [seconds for seconds in left if seconds is None or seconds > 0]

@@ -271,3 +271,46 @@ def test_a_worker_waits_for_a_queue_server_that_is_not_there_yet(site, tmp_path)
     finally:
         server.kill()
         server.wait()
+
+
+def test_every_job_type_can_have_a_deadline_of_its_own(site):
+    site.start(WAN_HOST_JOB_DEADLINES='{"video_fast": 1.0}')
+    site.push(payload("late", prompt="pace:0.2", num_inference_steps=100))
+    assert site.receiver.wait_for("late", "failed", seconds=20)["metadata"]["error_type"] == "deadline_exceeded"
+    high = json.loads(payload("in-time", prompt="pace:0.2", num_inference_steps=8)) | {"type": "video_high"}
+    site.push(json.dumps(high))
+    site.receiver.wait_for("in-time", "completed")
+    site.environment["WAN_HOST_JOB_DEADLINES"] = '{"video_quick": 1.0}'
+    refused = site.cli("run", check=False)
+    assert refused.returncode == 1
+    assert "WAN_HOST_JOB_DEADLINES: no model has the job type 'video_quick'; there are: image7b_fast_enhanced" in refused.stderr
+
+
+def test_a_worker_that_is_drained_ends_its_job_in_its_own_time_and_takes_no_other(site):
+    worker = site.start(WAN_HOST_STOP_GRACE="0.2")
+    site.push(payload("first", prompt="pace:0.2", num_inference_steps=10))
+    site.receiver.wait_for("first", "processing")
+    site.push(payload("second"))
+    worker.signal(signal.SIGUSR1)
+    assert worker.wait(30) == 0
+    assert site.receiver.wait_for("first", "completed", seconds=1)["metadata"]["attempt"] == 1
+    assert not site.receiver.reports("second")
+
+
+def test_run_with_drain_delivers_what_a_dead_worker_had_finished_and_takes_no_job(site):
+    (site.folder / "down").touch()
+    there = {"WAN_HOST_LEASE_SECONDS": "20", "WAN_HOST_PUBLISHER": "store", "WAN_HOST_TESTING_STORE": str(site.folder)}
+    worker = site.start(**there)
+    site.push(payload("job-1"))
+    deadline = time.monotonic() + 20
+    while not list((site.data / "spool").glob("*/*/manifest.json")):
+        assert time.monotonic() < deadline, worker.log_tail()
+        time.sleep(0.05)
+    worker.signal(signal.SIGKILL)
+    worker.wait()
+    (site.folder / "down").unlink()
+    site.cli("submit", "-", text=payload("job-2"))
+    site.environment |= there
+    assert site.cli("run", "--drain").returncode == 0
+    site.receiver.wait_for("job-1", "completed", seconds=1)
+    assert json.loads(site.cli("jobs", "show", "job-2").stdout)["status"] == "waiting"

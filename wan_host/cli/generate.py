@@ -100,7 +100,7 @@ async def _generate(payload: Payload, *, settings: Settings, hooks: Hooks, outpu
             user_id=job.user_id,
             token=0,
             attempt=1,
-            deadline=time.monotonic() + settings.job_deadline,
+            deadline=time.monotonic() + settings.deadline_of(job.type),
             workdir=Path(folder),
             job=job,
             on_change=lambda run: bar.update(run.stage, run.step, run.total),

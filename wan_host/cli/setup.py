@@ -63,3 +63,11 @@ def check_publisher(settings: Settings, hooks: Hooks) -> None:
             f"WAN_HOST_CHECKPOINT_STORE: true is not allowed with the publisher {settings.publisher!r}: it reads nothing back; "
             "it needs a plugin with the hooks publish and fetch_reference"
         )
+
+
+def check_job_types(settings: Settings, hooks: Hooks) -> None:
+    """Raise SettingsError for a deadline of a job type that no model has: it would never act."""
+    types = {name for model in hooks.models().values() for name in model.job_types}
+    if unknown := sorted(settings.job_deadlines.keys() - types):
+        there = ", ".join(sorted(types)) or "none"
+        raise SettingsError(f"WAN_HOST_JOB_DEADLINES: no model has the job type {unknown[0]!r}; there are: {there}")

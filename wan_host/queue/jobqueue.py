@@ -28,12 +28,21 @@ class JobQueue(Outbox, Inspection):
     """
 
     def __init__(
-        self, *args: Any, entry_limit: int = DEFAULT_ENTRY_LIMIT, moved_a_poll: int = MOVED_A_POLL, **options: Any
+        self,
+        *args: Any,
+        entry_limit: int = DEFAULT_ENTRY_LIMIT,
+        moved_a_poll: int = MOVED_A_POLL,
+        fair_users: bool = False,
+        **options: Any,
     ) -> None:
-        """``entry_limit``: bytes of one entry; ``moved_a_poll``: entries that one poll takes in; the rest as `Session`."""
+        """``entry_limit``: bytes of one entry; ``moved_a_poll``: entries that one poll takes in; the rest as `Session`.
+
+        ``fair_users``: users take turns, within a priority. One worker that asks for it makes all of them do so, for an hour.
+        """
         super().__init__(*args, **options)
         self._entry_limit = str(entry_limit)
         self._moved_a_poll = moved_a_poll
+        self._fair = "1" if fair_users else ""
         self._epoch = ""
         self._lost_state = False
         self._idle_polls = 0
@@ -76,7 +85,7 @@ class JobQueue(Outbox, Inspection):
     async def _poll(self, claims: int, moved: int, worker: Mapping[str, str] | None) -> Poll:
         self._said_hello = self._said_hello or worker is not None
         about = "" if worker is None else as_json({key: str(value) for key, value in worker.items()})
-        args = (self.worker_id, self._lease, str(claims), str(moved), self._entry_limit, secrets.token_hex(16), about)
+        args = (self.worker_id, self._lease, str(claims), str(moved), self._entry_limit, secrets.token_hex(16), about, self._fair)
         reply = await self._run("poll", *args)
         self._lost_state = self._lost_state or self._epoch not in {"", reply[1]}
         self._epoch = reply[1]

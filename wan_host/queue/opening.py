@@ -29,6 +29,7 @@ async def open_queue(
     upstash_token: str | None = None,
     entry_limit: int = DEFAULT_ENTRY_LIMIT,
     moved_a_poll: int = MOVED_A_POLL,
+    fair_users: bool = False,
     retention_seconds: int = RETENTION_SECONDS,
     sleep: Sleep = asyncio.sleep,
 ) -> JobQueue:
@@ -61,6 +62,7 @@ async def open_queue(
         max_attempts=max_attempts,
         entry_limit=entry_limit,
         moved_a_poll=moved_a_poll,
+        fair_users=fair_users,
         retention_seconds=retention_seconds,
         sleep=sleep,
     )

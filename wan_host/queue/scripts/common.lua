@@ -10,6 +10,8 @@
 --   {wan_queue}:stream:<p>     stream  waiting and leased jobs of priority p (field id), consumer group `workers`
 --   {wan_queue}:leases:<p>     zset    claimed and running jobs by the end of their lease (ms)
 --   {wan_queue}:delayed:<p>    zset    jobs that were handed back, by the time of their next attempt (ms)
+--   {wan_queue}:turns:<p>      zset    waiting jobs by their turn, where users take turns (stream entry, space, id)
+--   {wan_queue}:users:<p>      zset    users by the turn of their last job
 --   {wan_queue}:job:<id>       hash    the job's state and payload
 --   {wan_queue}:jobs           zset    ids by the time of intake (ms), for listings
 --   {wan_queue}:cancelling     set     ids of claimed and running jobs that somebody wants cancelled
@@ -45,6 +47,8 @@ local function job_key(id) return root .. 'job:' .. id end
 local function stream_key(priority) return root .. 'stream:' .. priority end
 local function leases_key(priority) return root .. 'leases:' .. priority end
 local function delayed_key(priority) return root .. 'delayed:' .. priority end
+local function turns_key(priority) return root .. 'turns:' .. priority end
+local function users_key(priority) return root .. 'users:' .. priority end
 local kept = {}
 local function keep(key)  -- once in a script is enough
   if kept[key] then return end

@@ -5,7 +5,7 @@
 -- ARGV[3]  worker id, or '' for a visitor (the command line)    ARGV[4]  lease (ms)
 -- ARGV[5]  jobs wanted                                          ARGV[6]  entries to move at most
 -- ARGV[7]  size limit of an entry (bytes)                       ARGV[8]  randomness, for seeds and the epoch
--- ARGV[9]  JSON that the worker says about itself, or ''
+-- ARGV[9]  JSON that the worker says about itself, or ''     ARGV[10] '1': users take turns
 -- reply    {now, epoch, waiting, next due (ms from now, -1: nothing), reports due, moved,
 --           claims {{id, token, attempts, runs, seed, queued_at, priority, entry, cancelled, problem, payload}...},
 --           poisoned {{letter, id, reason, size, head}...}, duplicates {{id, status, 'dropped'|'reported'|'rerun'}...},
@@ -15,6 +15,8 @@ local worker, lease, wanted = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local move_limit, entry_limit, randomness, about = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
 local BYTES_A_POLL = 8388608
 local TIDY = '600000'
+local FAIR_FOR = 3600000
+local FAIR_A_POLL = 512
 local claims, poisoned, duplicates = {}, {}, {}
 
 -- The value of a JSON text, or nil. Half a surrogate pair, which JavaScript writes when it cuts an emoji, is no reason to
@@ -101,7 +103,8 @@ local function take_in(text)
   end
   local priority = value.priority
   if type(priority) ~= 'number' or priority < 0 or priority > 9 or priority ~= math.floor(priority) then priority = 0 end
-  redis.call('HSET', job, 'payload', payload, 'size', int(#text), 'seed', seed, 'attempts', '0', 'queued_at', int(now))
+  redis.call('HSET', job, 'payload', payload, 'size', int(#text), 'seed', seed, 'attempts', '0', 'queued_at', int(now),
+    'user', type(value.user_id) == 'string' and value.user_id:sub(1, 128) or '')
   if status ~= '' then redis.call('ZREM', JOBS, id) end  -- listed by its last intake
   enqueue(id, int(priority))
 end
@@ -133,37 +136,75 @@ local function claim_due(priority, key)
   end
 end
 
--- The next entry of a stream that nobody has read: by the consumer group, or, where that is refused, by a cursor of our own.
-local function read_next(stream)
-  local command = {'XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', '1', 'STREAMS', stream, '>'}
+-- The next entries of a stream that nobody has read: by the consumer group, or, where that is refused, by a cursor of our own.
+local function read_next(stream, count)
+  local command = {'XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', int(count), 'STREAMS', stream, '>'}
   local read = group(unpack(command))
   if read == nil and group('XGROUP', 'CREATE', stream, GROUP, '0') then read = group(unpack(command)) end
-  if read ~= nil then return read and read[1] and read[1][2][1] end
+  if read ~= nil then return read and read[1] and read[1][2] or {} end
   local cursor = redis.call('HGET', META, 'cursor:' .. stream) or '0'
-  local found = redis.call('XRANGE', stream, '(' .. cursor, '+', 'COUNT', '1')[1]
-  if found then redis.call('HSET', META, 'cursor:' .. stream, found[1]) end
+  local found = redis.call('XRANGE', stream, '(' .. cursor, '+', 'COUNT', int(count))
+  if #found > 0 then redis.call('HSET', META, 'cursor:' .. stream, found[#found][1]) end
   return found
 end
 
--- Jobs of this priority that nobody has had yet. Entries whose job is held or delayed elsewhere (it was restored after the
--- server had come back empty) are passed over; entries that no job knows are removed, and one whose state has expired is told.
+-- The id of the job that an entry of a stream makes ready, or nil. Entries whose job is held or delayed elsewhere (it was restored
+-- after the server had come back empty) are passed over; entries that no job knows are removed, and one whose state has expired
+-- is told.
+local function ready(priority, read)
+  local stream, entry, id = stream_key(priority), read[1], table_or_empty(read[2])[2] or ''
+  local state = fields(job_key(id), 'status', 'entry')
+  if state.status == 'waiting' and state.entry == entry then
+    return not redis.call('ZSCORE', delayed_key(priority), id) and id or nil
+  elseif state.entry ~= entry then
+    group('XACK', stream, GROUP, entry)
+    redis.call('XDEL', stream, entry)
+    if state.status == '' then
+      local letter = bury(id, 'expired', '', '', '0')
+      poisoned[#poisoned + 1] = {letter, id, 'expired', '0', ''}
+    end
+  end
+  return nil
+end
+
+-- Jobs of this priority that nobody has had yet.
 local function claim_new(priority)
-  local stream = stream_key(priority)
   for _ = 1, 64 do
     if #claims >= wanted then return end
-    local read = read_next(stream)
+    local read = read_next(stream_key(priority), 1)[1]
     if not read then return end
-    local entry, id = read[1], table_or_empty(read[2])[2] or ''
-    local state = fields(job_key(id), 'status', 'entry')
-    if state.status == 'waiting' and state.entry == entry then
-      if not redis.call('ZSCORE', delayed_key(priority), id) then claim(id, priority) end
-    elseif state.entry ~= entry then
-      group('XACK', stream, GROUP, entry)
-      redis.call('XDEL', stream, entry)
-      if state.status == '' then
-        local letter = bury(id, 'expired', '', '', '0')
-        poisoned[#poisoned + 1] = {letter, id, 'expired', '0', ''}
-      end
+    local id = ready(priority, read)
+    if id then claim(id, priority) end
+  end
+end
+
+-- Users take turns (start-time fair queueing): a job's tag is one more than that of its user's last job, and than that of the
+-- job that was claimed last; the lowest tag is next, the oldest where tags are the same. A poll tags a bounded number.
+local function tag_new(priority)
+  local clock = tonumber(redis.call('HGET', META, 'turn:' .. priority)) or 0
+  for _, read in ipairs(read_next(stream_key(priority), FAIR_A_POLL)) do
+    local id = ready(priority, read)
+    if id then
+      local user = redis.call('HGET', job_key(id), 'user') or ''
+      local tag = int(math.max(clock, tonumber(redis.call('ZSCORE', users_key(priority), user)) or 0) + 1)
+      redis.call('ZADD', users_key(priority), tag, user)
+      redis.call('ZADD', turns_key(priority), tag, read[1] .. ' ' .. id)
+      keep(users_key(priority))
+      keep(turns_key(priority))
+    end
+  end
+end
+
+local function claim_turns(priority)
+  for _ = 1, 64 do
+    if #claims >= wanted then return end
+    local first = redis.call('ZPOPMIN', turns_key(priority))
+    if not first[1] then return end
+    local entry, id = first[1]:match('^(%S+) (.+)$')
+    if id == ready(priority, {entry, {'id', id}}) then
+      redis.call('HSET', META, 'turn:' .. priority, first[2])
+      group('XCLAIM', stream_key(priority), GROUP, worker, '0', entry, 'JUSTID')
+      claim(id, priority)
     end
   end
 end
@@ -188,7 +229,8 @@ local function rescue(priority)
     local state = fields(job_key(id), 'status', 'entry')
     if not found then
       group('XACK', stream, GROUP, row[1])
-    elseif state.status == 'waiting' and state.entry == row[1] then
+    elseif state.status == 'waiting' and state.entry == row[1]
+      and not redis.call('ZSCORE', turns_key(priority), row[1] .. ' ' .. id) then
       redis.call('ZADD', delayed_key(priority), 'NX', int(now), id)
       keep(delayed_key(priority))
     end
@@ -206,6 +248,9 @@ local function tidy()
   keep(JOBS)
   for p = 0, 9 do
     local stream = stream_key(p)
+    redis.call('ZREMRANGEBYSCORE', users_key(p), '-inf', redis.call('HGET', META, 'turn:' .. p) or '0')
+    keep(users_key(p))
+    keep(turns_key(p))
     if redis.call('EXISTS', stream) == 1 then
       rescue(p)
       redis.call('HDEL', META, 'cursor:' .. stream)  -- begin again, in case a script had failed behind it
@@ -233,13 +278,18 @@ if answer then
   return answer
 end
 
-local meta = fields(META, 'epoch', 'touched')
+local meta = fields(META, 'epoch', 'touched', 'fair')
 if meta.epoch == '' then
   meta.epoch = redis.sha1hex('epoch' .. randomness)
   redis.call('HSET', META, 'epoch', meta.epoch)
 end
 if (tonumber(meta.touched) or 0) + tonumber(TIDY) < now then tidy() end
 if worker ~= '' and about ~= '' then note_worker() end
+if ARGV[10] == '1' then
+  meta.fair = int(now)
+  redis.call('HSET', META, 'fair', meta.fair)
+end
+local turns = (tonumber(meta.fair) or 0) + FAIR_FOR > now  -- one worker that asks for it is enough
 
 local moved, bytes = 0, 0
 while moved < move_limit and bytes < BYTES_A_POLL do
@@ -264,6 +314,8 @@ for p = 9, 0, -1 do
   if redis.call('EXISTS', stream_key(priority)) == 1 then
     if #claims < wanted then claim_due(priority, leases_key(priority)) end
     if #claims < wanted then claim_due(priority, delayed_key(priority)) end
+    if #claims < wanted and turns then tag_new(priority) end
+    if #claims < wanted and meta.fair ~= '' then claim_turns(priority) end
     if #claims < wanted then claim_new(priority) end
     waiting = waiting + redis.call('XLEN', stream_key(priority)) - redis.call('ZCARD', leases_key(priority))
     sooner(leases_key(priority))

@@ -1,0 +1,102 @@
+"""Users take turns, where a worker asks for it: by a bounded choice inside the poll."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.queue.entries import claim_ids, job
+
+
+async def push_all(redis, name, jobs):
+    """Push (user, id) pairs as producers do."""
+    await redis.rpush(name, *(job(job_id, user_id=user) for user, job_id in jobs))
+
+
+async def drain(queue, count):
+    return [job_id for _ in range(count) for job_id in await claim_ids(queue)]
+
+
+def backlog(user, count):
+    return [(user, f"{user}-{index:03}") for index in range(count)]
+
+
+async def test_without_the_setting_the_oldest_is_first_whoever_sent_it(queue, redis, name):
+    await push_all(redis, name, [*backlog("ann", 5), *backlog("bob", 2)])
+    assert await drain(queue, 7) == [job_id for _, job_id in (*backlog("ann", 5), *backlog("bob", 2))]
+
+
+async def test_users_take_turns_and_each_ones_oldest_is_first(open_, redis, name):
+    queue = await open_(fair_users=True)
+    await push_all(redis, name, [*backlog("ann", 5), *backlog("bob", 2), *backlog("cyd", 1)])
+    assert await drain(queue, 8) == ["ann-000", "bob-000", "cyd-000", "ann-001", "bob-001", "ann-002", "ann-003", "ann-004"]
+
+
+async def test_one_who_comes_late_is_next_and_gets_nothing_for_having_waited(open_, redis, name):
+    queue = await open_(fair_users=True)
+    await push_all(redis, name, backlog("ann", 10))
+    assert await drain(queue, 4) == ["ann-000", "ann-001", "ann-002", "ann-003"]
+    await push_all(redis, name, backlog("bob", 4))
+    assert await drain(queue, 6) == ["ann-004", "bob-000", "ann-005", "bob-001", "ann-006", "bob-002"]
+
+
+async def test_a_backlog_of_thousands_delays_another_user_by_few_jobs(open_, redis, name):
+    queue = await open_(fair_users=True, moved_a_poll=5000)
+    await push_all(redis, name, [*backlog("ann", 2000), *backlog("bob", 1)])
+    assert "bob-000" in await drain(queue, 6)
+
+
+async def test_a_priority_is_worth_more_than_a_turn(open_, redis, name):
+    queue = await open_(fair_users=True)
+    await redis.rpush(name, job("a1", user_id="ann", priority=5), job("a2", user_id="ann", priority=5), job("b1", user_id="bob"))
+    assert await drain(queue, 3) == ["a1", "a2", "b1"]
+
+
+async def test_one_worker_that_asks_for_it_is_enough_and_none_is_lost_when_it_leaves(open_, redis, name):
+    asking, other = await open_("w1", fair_users=True), await open_("w2")
+    await push_all(redis, name, [*backlog("ann", 3), *backlog("bob", 3)])
+    assert await claim_ids(asking) == ["ann-000"]
+    assert await drain(other, 2) == ["bob-000", "ann-001"]
+    await redis.hset(f"{{{name}}}:meta", "fair", "1")  # it asked long ago
+    await push_all(redis, name, [("cyd", "cyd-000")])
+    assert sorted(await drain(other, 4)) == ["ann-002", "bob-001", "bob-002", "cyd-000"]
+    assert await claim_ids(other) == []
+
+
+async def test_what_is_cancelled_or_retried_while_it_waits_for_its_turn_runs_as_often_as_it_should(open_, redis, name):
+    queue = await open_(fair_users=True)
+    await push_all(redis, name, backlog("ann", 4))
+    assert await claim_ids(queue) == ["ann-000"]
+    assert await queue.cancel("ann-001") == "cancelled"
+    assert await queue.cancel("ann-002") == "cancelled"
+    assert await queue.retry("ann-002")
+    assert await drain(queue, 4) == ["ann-003", "ann-002"]
+
+
+@pytest.mark.parametrize("payload", [{"id": "none"}, {"id": "number", "user_id": 7}, {"id": "null", "user_id": None}])
+async def test_jobs_without_a_user_are_one_users(open_, payload):
+    queue = await open_(fair_users=True)
+    await queue.push(json.dumps(payload))
+    assert await claim_ids(queue) == [payload["id"]]
+
+
+async def test_jobs_that_wait_for_their_turn_are_not_taken_for_lost(open_, redis, name, monkeypatch):
+    queue = await open_(fair_users=True)
+    await push_all(redis, name, [*backlog("ann", 3), *backlog("bob", 1)])
+    assert await claim_ids(queue) == ["ann-000"]
+    for entry in await redis.xpending_range(f"{{{name}}}:stream:0", "workers", "-", "+", 10):
+        await redis.xclaim(f"{{{name}}}:stream:0", "workers", "w1", 0, [entry["message_id"]], idle=700_000)
+    await redis.hset(f"{{{name}}}:meta", "touched", "1")  # the next poll tidies
+    assert await drain(queue, 3) == ["bob-000", "ann-001", "ann-002"]
+    assert await redis.zcard(f"{{{name}}}:delayed:0") == 0
+
+
+async def test_what_is_kept_about_users_does_not_grow(open_, redis, name):
+    queue = await open_(fair_users=True)
+    await push_all(redis, name, [(f"user-{index}", f"job-{index}") for index in range(50)])
+    await drain(queue, 50)
+    await redis.hset(f"{{{name}}}:meta", "touched", "1")
+    await claim_ids(queue)
+    assert await redis.zcard(f"{{{name}}}:users:0") == 0
+    assert await redis.zcard(f"{{{name}}}:turns:0") == 0
