@@ -30,7 +30,11 @@ export CUDA_CACHE_PATH=${CUDA_CACHE_PATH:-$cache/cuda}
 # The spool is a pod's own, and outlives its container: a pod that comes back delivers what it had finished.
 export WAN_HOST_DATA_DIR=$volume/pods/${RUNPOD_POD_ID:-here}
 export WAN_HOST_WORKER_ID=${WAN_HOST_WORKER_ID:-${RUNPOD_POD_ID:-here}}
-mkdir -p "$WAN_HOST_MODELS_DIR" "$HF_HOME" "$TORCHINDUCTOR_CACHE_DIR" "$TRITON_CACHE_DIR" "$CUDA_CACHE_PATH" "$WAN_HOST_DATA_DIR"
+export WAN_HOST_WAN21_LORAS_DIR=${WAN_HOST_WAN21_LORAS_DIR:-$volume/loras}
+mkdir -p "$WAN_HOST_MODELS_DIR" "$HF_HOME" "$TORCHINDUCTOR_CACHE_DIR" "$TRITON_CACHE_DIR" "$CUDA_CACHE_PATH" "$WAN_HOST_DATA_DIR" \
+    "$WAN_HOST_WAN21_LORAS_DIR" "$cache/wan21"
+# what wan21 has measured of a GPU holds for the next pod, too
+[[ -e $WAN_HOST_DATA_DIR/wan21 ]] || ln -s "$cache/wan21" "$WAN_HOST_DATA_DIR/wan21"
 
 for model in ${PULL_MODELS:-}; do
     # One pod at a time fetches; the others find it done. The mark is set when everything has arrived.
@@ -51,8 +55,19 @@ while :; do
     [[ -n $signalled ]] || break
 done
 
+# RunPod gives every pod a key for itself in RUNPOD_API_KEY; runpodctl is not in every image.
+end_pod() {
+    python3 - "$on_idle" <<'PYTHON'
+import os, sys, urllib.request
+address = os.environ.get("RUNPOD_API", "https://rest.runpod.io/v1") + "/pods/" + os.environ["RUNPOD_POD_ID"]
+address, method = (address, "DELETE") if sys.argv[1] == "remove" else (address + "/stop", "POST")
+headers = {"Authorization": "Bearer " + os.environ["RUNPOD_API_KEY"]}
+urllib.request.urlopen(urllib.request.Request(address, method=method, headers=headers), timeout=30)
+PYTHON
+}
+
 if ((status == idle_exit)) && [[ $on_idle != keep ]]; then
-    echo "start-on-runpod: the worker was idle: runpodctl $on_idle pod" >&2
-    runpodctl "$on_idle" pod "${RUNPOD_POD_ID:?}"
+    echo "start-on-runpod: the worker was idle; this pod is told to end ($on_idle)" >&2
+    end_pod || fail "ON_IDLE: RunPod was not told to $on_idle this pod, which goes on and is paid for"
 fi
 exit "$status"

@@ -17,6 +17,7 @@ from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 
 from tests.deploy.monitoring import DEPLOY
 from wan_host.settings import Settings
+from wan_host.testing.server import Answer, scripted_server
 
 ROOT = DEPLOY.parent
 BIN = Path(sys.executable).parent
@@ -87,6 +88,7 @@ def test_a_file_sets_only_what_somebody_reads(file, name):
     libraries = {"HF_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH"}
     script = (DEPLOY / "runpod" / "start.sh").read_text()
     documented = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (ROOT / "docs" / "operations.md").read_text()))
+    documented |= set(re.findall(r"`(WAN_HOST_WAN21_\w+)`", (ROOT / "plugins" / "wan21" / "README.md").read_text()))
     documented |= {"SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY"}
     for_keda = {"REDIS_ADDRESS"} if file == "wan-host.yaml" else set()
     for_script = {"PULL_MODELS", "ON_IDLE"} if file == "template.json" else set()
@@ -159,19 +161,18 @@ def test_a_plugin_that_is_not_there_is_named():
 
 @pytest.fixture
 def pod(tmp_path):
-    """A pod: a volume, and programs that note how they were called."""
+    """A pod: a volume, and a wan-host that notes how it was called."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("wan-host", "runpodctl"):
-        program = programs / name
-        program.write_text(
-            "#!/usr/bin/env bash\n"
-            f'echo "{name} $*" >> "$NOTES"; env > "$NOTES.env"\n'
-            '[[ $1 == run ]] || exit "${PULL_STATUS:-0}"\n'
-            "trap 'echo stopping >> \"$NOTES\"; sleep 0.2; exit 0' TERM\n"
-            'if [[ -n ${STAY:-} ]]; then while :; do sleep 0.05; done; fi; exit "${RUN_STATUS:-0}"\n'
-        )
-        program.chmod(0o755)
+    program = programs / "wan-host"
+    program.write_text(
+        "#!/usr/bin/env bash\n"
+        'echo "wan-host $*" >> "$NOTES"; env > "$NOTES.env"\n'
+        '[[ $1 == run ]] || exit "${PULL_STATUS:-0}"\n'
+        "trap 'echo stopping >> \"$NOTES\"; sleep 0.2; exit 0' TERM\n"
+        'if [[ -n ${STAY:-} ]]; then while :; do sleep 0.05; done; fi; exit "${RUN_STATUS:-0}"\n'
+    )
+    program.chmod(0o755)
     volume = tmp_path / "volume"
     volume.mkdir()
     environment = {"PATH": f"{programs}:{os.environ['PATH']}", "NOTES": str(tmp_path / "notes"), "VOLUME": str(volume)}
@@ -196,6 +197,8 @@ def test_a_pod_keeps_models_and_caches_on_the_volume_and_its_spool_apart(pod):
     assert seen["TORCHINDUCTOR_CACHE_DIR"] == f"{volume}/cache/inductor"
     assert seen["HF_HOME"] == str(pod[0] / "mine"), "what is set already stays"
     assert (volume / "pods" / "pod7").is_dir()
+    assert (volume / "pods" / "pod7" / "wan21").resolve() == volume / "cache" / "wan21"
+    assert start(pod)[0].returncode == 0, "the same pod, started again"
 
 
 def test_a_model_is_pulled_once(pod):
@@ -218,15 +221,25 @@ def test_a_pull_that_breaks_off_is_the_end_and_is_tried_again(pod):
 @pytest.mark.parametrize(
     ("status", "on_idle", "call"),
     [
-        ("3", "remove", ["runpodctl remove pod pod7"]),
-        ("3", "stop", ["runpodctl stop pod pod7"]),
+        ("3", "remove", [("DELETE", "/pods/pod7")]),
+        ("3", "stop", [("POST", "/pods/pod7/stop")]),
         ("3", "keep", []),
         ("1", "remove", []),
+        ("0", "remove", []),
     ],
 )
 def test_a_pod_is_given_back_only_when_its_worker_was_idle(pod, status, on_idle, call):
-    done, notes = start(pod, RUN_STATUS=status, ON_IDLE=on_idle)
-    assert (done.returncode, notes) == (int(status), ["wan-host run", *call])
+    with scripted_server(lambda _: Answer(204)) as runpod:
+        done, notes = start(pod, RUN_STATUS=status, ON_IDLE=on_idle, RUNPOD_API=runpod.url, RUNPOD_API_KEY="key")
+        assert [(asked.method, asked.path) for asked in runpod.asked] == call
+        assert all(asked.headers["authorization"] == "Bearer key" for asked in runpod.asked)
+    assert (done.returncode, notes) == (int(status), ["wan-host run"])
+
+
+def test_a_pod_that_could_not_be_given_back_says_that_it_is_paid_for(pod):
+    with scripted_server(lambda _: Answer(401)) as runpod:
+        done, _ = start(pod, RUN_STATUS="3", ON_IDLE="remove", RUNPOD_API=runpod.url, RUNPOD_API_KEY="key")
+    assert (done.returncode, "is paid for" in done.stderr) == (1, True)
 
 
 def test_sigterm_reaches_the_worker_and_is_waited_for(pod):

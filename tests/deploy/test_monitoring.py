@@ -112,7 +112,11 @@ def test_grafana_is_provisioned_with_what_the_dashboard_asks_for():
 @needs_promtool
 @pytest.mark.parametrize(
     "arguments",
-    [("check", "config", "prometheus.yml"), ("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")],
+    [
+        ("check", "config", "prometheus.yml"),
+        ("check", "rules", "alerts.yml"),
+        ("test", "rules", "alerts_test.yml", "alerts_days_test.yml"),
+    ],
     ids=" ".join,
 )
 def test_promtool_is_content(arguments):
@@ -121,7 +125,7 @@ def test_promtool_is_content(arguments):
 
 
 def test_every_rule_has_a_unit_test_that_makes_it_fire():
-    checks = yaml.safe_load((ALERTS.parent / "alerts_test.yml").read_text())["tests"]
+    checks = [check for file in ALERTS.parent.glob("*_test.yml") for check in yaml.safe_load(file.read_text())["tests"]]
     fired = {rule["alertname"] for check in checks for rule in check["alert_rule_test"] if rule["exp_alerts"]}
     assert fired == {rule["alert"] for rule in alerts()}
 
@@ -133,3 +137,13 @@ def test_prometheus_can_read_every_query_of_the_dashboard(tmp_path):
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     done = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@needs_promtool
+def test_the_documents_scrape_config_is_one(tmp_path):
+    text = (DEPLOY.parent / "docs" / "monitoring.md").read_text()
+    for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)):
+        file = tmp_path / f"{number}.yml"
+        file.write_text(block)
+        done = subprocess.run(["promtool", "check", "config", file], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
