@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PLUGINS := wan21 tiny_wan qwen_enhance thumbnail supabase
+PLUGINS := wan21 tiny_wan qwen_enhance thumbnail enhance_video supabase
 PROJECTS := pyproject.toml $(PLUGINS:%=plugins/%/pyproject.toml)
 INSTALLED := $(VENV)/.installed
 LINTERS := $(VENV)/.linters

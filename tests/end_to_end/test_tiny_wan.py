@@ -71,6 +71,20 @@ def test_a_start_reference_is_the_first_published_frame(wan_site):
     assert psnr(read_frames(file)[0], fitted) >= 35
 
 
+def test_interpolation_has_five_frames_made_of_nine_and_keeps_both_references_exact(wan_site):
+    picture, uri = reference()
+    mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    encoded = io.BytesIO()
+    mirrored.save(encoded, "PNG")
+    last = f"data:image/png;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+    report, file = run(wan_site, "smooth", first_frame=uri, last_frame=last, postprocess=["interpolate"])
+    assert (report["metadata"]["generated_frames"], report["metadata"]["frame_num"]) == (5, 9)
+    frames = read_frames(file)
+    assert len(frames) == 9
+    for frame, given in ((frames[0], picture), (frames[-1], mirrored)):
+        assert psnr(frame, np.asarray(given.crop((20, 0, 140, 120)).resize((128, 128), Image.Resampling.LANCZOS))) >= 35
+
+
 def test_an_image_job_takes_a_reference_and_a_strength(wan_site):
     picture, uri = reference()
     job = json.loads(payload("image", prompt="a red circle on a gray background", seed=1, image=uri, denoise_strength=0.3))

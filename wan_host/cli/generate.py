@@ -44,6 +44,7 @@ _REFERENCES = ("image", "first_frame", "last_frame")
 @click.option("--last-frame", help="Reference for the last frame: a file or a URL.")
 @click.option("--denoise-strength", type=float, help="0 keeps the reference, 1 ignores it.")
 @click.option("--preset", help="Speed preset of the model.")
+@click.option("--postprocess", multiple=True, help="Frame processor, such as interpolate; give it again for another, in order.")
 @click.option("--devices", help="'all', or names such as cuda:0 or cpu; one is used.")
 def generate(prompt: str, output: Path, job_type: str, negative_prompt: str | None, devices: str | None, **config: Any) -> None:
     """Generate from PROMPT into a folder: 0.mp4 (or 0.png), 0.thumb.webp and report.json."""
@@ -59,7 +60,9 @@ def generate(prompt: str, output: Path, job_type: str, negative_prompt: str | No
         "type": job_type,
         "prompt": prompt,
         "user_id": "local",
-        "config": {name: _as_uri(value) if name in _REFERENCES else value for name, value in config.items() if value is not None},
+        "config": {
+            name: _as_uri(value) if name in _REFERENCES else value for name, value in config.items() if value not in {None, ()}
+        },
     }
     if negative_prompt is not None:
         payload["negative_prompt"] = negative_prompt

@@ -1,0 +1,88 @@
+"""Frames between two others, by optical flow.
+
+Dense inverse search (Kroeger et al., ECCV 2016) says where every pixel goes, in both directions. From that follows where a
+pixel of a frame between comes from in either (Jiang et al., "Super SloMo", CVPR 2018, equation 4), and the two pictures so
+made are mixed. Where they agree less with each other than the two frames do as they stand, the flow is wrong (a still ground
+beside a moving object, repeated patterns), and the frames themselves are mixed instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from wan_host_enhance_video.threads import side_by_side
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wan_host import LaneContext
+
+    Frames = NDArray[np.uint8]
+    Field = NDArray[np.float32]
+
+_COMPARED = (9, 9)
+"""Pixels around one over which pictures are compared."""
+
+
+def retime(frames: Frames, count: int, context: LaneContext) -> Frames:
+    """Return ``count`` frames at even distances from the first to the last, uint8 RGB (count, height, width, 3).
+
+    A frame that falls on one of ``frames``, as the first and the last do, is that one, bit for bit.
+    """
+    made = np.empty((count, *frames.shape[1:]), np.uint8)
+    between: dict[int, list[tuple[int, float]]] = {}
+    for index in range(count):
+        before, rest = divmod(index * (len(frames) - 1), max(1, count - 1))
+        if rest:
+            between.setdefault(before, []).append((index, rest / (count - 1)))
+        else:
+            made[index] = frames[before]
+
+    def fill(before: int) -> None:
+        indices, times = zip(*between[before], strict=True)
+        made[list(indices)] = in_between(frames[before], frames[before + 1], times)
+
+    side_by_side([partial(fill, before) for before in between], context)
+    return made
+
+
+def in_between(first: Frames, second: Frames, times: Sequence[float]) -> list[Frames]:
+    """Return the frames at ``times``, each above 0 (``first``) and below 1 (``second``); all are (height, width, 3)."""
+    forth, back = _flow(first, second), _flow(second, first)
+    unmoved = _difference(first, second)
+    made = []
+    for t in times:
+        to_first = t * t * back - (1 - t) * t * forth
+        to_second = (1 - t) ** 2 * forth - t * (1 - t) * back
+        from_first, from_second = _moved(first, to_first), _moved(second, to_second)
+        believed = _difference(from_first, from_second) < unmoved
+        made.append(np.where(believed[..., None], _mixed(from_first, from_second, t), _mixed(first, second, t)))
+    return made
+
+
+def _flow(source: Frames, target: Frames) -> Field:
+    """Return how far each pixel of ``source`` moves, (height, width, xy) in pixels."""
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grays = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (source, target))
+    return np.asarray(search.calc(*grays, None), np.float32)
+
+
+def _moved(frame: Frames, field: Field) -> Frames:
+    """Return the picture whose pixel at p is that of ``frame`` at p + field(p)."""
+    y, x = np.indices(field.shape[:2], np.float32)
+    return np.asarray(
+        cv2.remap(frame, x + field[..., 0], y + field[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8
+    )
+
+
+def _difference(one: Frames, other: Frames) -> Field:
+    return np.asarray(cv2.boxFilter(cv2.absdiff(one, other), cv2.CV_32F, _COMPARED).sum(axis=2), np.float32)
+
+
+def _mixed(first: Frames, second: Frames, t: float) -> Frames:
+    return np.asarray(cv2.addWeighted(first, 1 - t, second, t, 0), np.uint8)
