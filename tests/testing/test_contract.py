@@ -179,7 +179,7 @@ def plugin_test(*arguments, env=None):
 def test_a_plugin_that_keeps_the_contract_passes_with_a_run_of_chaos():
     done = plugin_test("thumbnail")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"chaos: 8 jobs with instant in \d+ s; 1 lane and 1 worker killed", done.stdout)
+    assert re.search(r"chaos: 8 jobs with instant in \d+ s; lanes killed: 1, workers: 1;", done.stdout)
     assert " passed" in done.stdout
 
 

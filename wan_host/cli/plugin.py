@@ -11,12 +11,32 @@ from pathlib import Path
 
 import click
 
-KINDS = ("model", "enhancer", "postprocess", "publisher")
+from wan_host.scaffold import KINDS
 
 
 @click.group()
 def plugin() -> None:
     """Make a plugin, and test one."""
+
+
+@plugin.command()
+@click.argument("name")
+@click.option("--kind", type=click.Choice(KINDS), required=True, help="What it does.")
+@click.option("--path", help="Where the weights of a model are: a folder in the layout of diffusers, or owner/name@revision.")
+@click.option("--into", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Where its folder is made (here).")
+def new(name: str, *, kind: str, path: str | None, into: Path) -> None:
+    """Write a plugin into a new folder wan-host-NAME: a distribution with a README and tests that pass."""
+    from wan_host.cli.setup import prepare_hooks, prepare_settings
+    from wan_host.scaffold import write_plugin
+
+    registry = prepare_hooks(prepare_settings(log_level="warning")).registry
+    taken = {record.name.replace("-", "_"): f"the plugin {record.origin}" for record in registry.records}
+    taken |= {model: f"the model {model!r} of an installed plugin" for model in registry.models}
+    folder = write_plugin(name, kind, into, path=path, taken=taken)
+    for file in sorted(found for found in folder.rglob("*") if found.is_file()):
+        click.echo(file)
+    module = folder.name.removeprefix("wan-host-").replace("-", "_")
+    click.echo(f"\npip install -e '{folder}[dev]'\npython -m pytest {folder}\nwan-host plugin test {module}", err=True)
 
 
 @plugin.command()

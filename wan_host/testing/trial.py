@@ -52,7 +52,7 @@ class Trial:
     def __str__(self) -> str:
         """Say it in a line."""
         faults = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items())) or "none"
-        killed = f"{self.lanes_killed} lane and {self.workers_killed} worker killed"
+        killed = f"lanes killed: {self.lanes_killed}, workers: {self.workers_killed}"
         return f"{self.jobs} jobs with {self.model} in {self.seconds:.0f} s; {killed}; faults outside: {faults}"
 
 
