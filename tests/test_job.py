@@ -107,7 +107,7 @@ def test_a_prompt_may_be_as_long_as_the_setting_says_and_no_longer():
     policy = JobPolicy(default_model=WAN.name, max_prompt_characters=10)
     assert resolve(prompt="x" * 10, policy=policy).request.prompt == "x" * 10
     message = refusal(prompt="x" * 11, policy=policy)
-    assert message.startswith("prompt: 'xxxxxxxxxxx' is not allowed; at most 10 characters")
+    assert message.startswith("prompt: '11 characters' is not allowed; at most 10 characters")
 
 
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
@@ -132,7 +132,7 @@ def test_a_negative_prompt_is_read_from_either_place(top, inner):
 
 def test_two_different_negative_prompts_are_refused():
     message = refusal({"negative_prompt": "dark"}, negative_prompt="blurry")
-    assert message == "config.negative_prompt: 'dark' is not allowed; negative_prompt says 'blurry'; give one of them"
+    assert message == "config.negative_prompt: '4 characters' is not allowed; negative_prompt says something else; give one of them"
 
 
 # Sizes, lengths, rates ------------------------------------------------------------------------------------------------

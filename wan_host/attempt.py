@@ -72,7 +72,7 @@ class Attempts:
 
     async def deliver_spooled(self, claim: Claim, run: Run, spooled: SpooledJob) -> None:
         """Publish and report what an earlier process had finished."""
-        log.info("job taken up from the spool", job=run.job_id, attempt=spooled.attempt)
+        log.info("job taken up from the spool", job=run.job_id, attempt=spooled.attempt, stage="spool")
         run.attempt, run.counted = spooled.attempt, claim.attempts
 
         async def publish(claim: Claim, run: Run) -> None:
@@ -105,7 +105,7 @@ class Attempts:
 
     async def _conclude(self, claim: Claim, run: Run, error: Exception) -> None:
         if not isinstance(error, WanHostError):
-            log.error("internal error", job=run.job_id, stage=run.stage, exc_info=error)
+            log.error("internal error", job=run.job_id, attempt=run.attempt, stage=run.stage, exc_info=error)
             error = WanHostError(f"internal error in stage {run.stage}: {type(error).__name__}: {error}")
         await self._checkpoints.distrust(run, error)
         if isinstance(error, RetryableError) and run.counted < self._settings.max_attempts:
@@ -147,14 +147,14 @@ class Attempts:
     def _resolve(self, claim: Claim, run: Run, *, now: float) -> Job:
         """Decide what the payload means; ``now`` is the queue server's time."""
         if claim.problem:
-            raise InvalidJob("payload", claim.payload[:100], _PROBLEMS.get(claim.problem, claim.problem))
+            raise InvalidJob("payload", f"{len(claim.payload)} characters", _PROBLEMS.get(claim.problem, claim.problem))
         payload = parse_payload(claim.payload)
         if claim.seed is None:
             raise InvalidJob("seed", None, "it must be a whole number")
         job = self._stages.resolve(payload, seed=claim.seed)
         run.deadline = run.started + self._settings.deadline_of(job.type)
         for note in job.notes:
-            log.info("payload value ignored", job=job.id, note=note)
+            log.info("payload value ignored", job=job.id, attempt=run.attempt, stage=run.stage, note=note)
         if job.expires_at is not None:
             if job.expires_at <= now:
                 raise DeadlineExceeded(f"the job expired {now - job.expires_at:.0f} s before it could start")
@@ -168,12 +168,20 @@ class Attempts:
         payload = {**processing_report(run, self._settings.worker_id), "sequence": started.sequence}
         report = Report(job_id=run.job_id, attempt=run.attempt, status="processing", sequence=started.sequence, payload=payload)
         prompt = {"prompt": job.request.prompt} if self._settings.log_prompts else {}
-        log.info("job started", job=run.job_id, attempt=run.attempt, type=job.type, queued=round(run.queue_time, 3), **prompt)
+        told = {"stage": run.stage, "type": job.type, "queued": round(run.queue_time, 3)}
+        log.info("job started", job=run.job_id, attempt=run.attempt, **told, **prompt)
 
         async def send() -> None:
             answer = await delivery.deliver(self._hooks, report, timeout=self._settings.callback_timeout)
             if answer.outcome != "accepted":
-                log.info("progress report not accepted", job=run.job_id, outcome=answer.outcome, note=answer.note)
+                log.info(
+                    "progress report not accepted",
+                    job=run.job_id,
+                    attempt=report.attempt,
+                    stage="report",
+                    outcome=answer.outcome,
+                    note=answer.note,
+                )
 
         run.background.append(asyncio.create_task(send()))
 
@@ -191,7 +199,8 @@ class Attempts:
         if run.job is not None and not run.resumed_at:  # what a checkpoint saved would look like speed
             self._costs.observe(run.job, run.seconds)
             self._costs.save()
-        log.info("job published", job=run.job_id, attempt=run.attempt, seconds=round(run.elapsed(), 3), files=len(urls))
+        told = {"stage": run.stage, "seconds": round(run.elapsed(), 3), "files": len(urls)}
+        log.info("job published", job=run.job_id, attempt=run.attempt, **told)
 
     async def _finish_failed(self, claim: Claim, run: Run, error: WanHostError) -> None:
         report = failed_report(run, self._settings.worker_id, error)
@@ -227,7 +236,8 @@ class Attempts:
             await self._queue.release(claim, reason="worker stopped", refund=True)
             log.info("job handed back", job=run.job_id, attempt=run.attempt, stage=run.stage)
         except (LeaseLost, QueueUnavailable) as error:
-            log.warning("job could not be handed back, its lease will run out", job=run.job_id, error=str(error))
+            told = {"attempt": run.attempt, "stage": run.stage, "error": str(error)}
+            log.warning("job could not be handed back, its lease will run out", job=run.job_id, **told)
         await asyncio.to_thread(self._spool.remove, run.workdir)
 
     async def _settle_progress(self, run: Run) -> None:

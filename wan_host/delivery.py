@@ -129,7 +129,7 @@ class Outbox:
         answer = await deliver(self._hooks, report, timeout=self._timeout)
         job_type = str((pending.report.get("metadata") or {}).get("job_type", "unknown"))
         self._metrics.stage_seconds.labels("report", job_type).observe(time.monotonic() - started)
-        told = {"job": report.job_id, "attempt": report.attempt, "status": report.status, "note": answer.note}
+        told = {"job": report.job_id, "attempt": report.attempt, "stage": "report", "status": report.status, "note": answer.note}
         age = time.monotonic() + self._server_offset - pending.since
         if answer.outcome == "accepted":
             await self._queue.report_accepted(pending, answer.note or None)

@@ -77,12 +77,17 @@ def resolve_job(payload: Payload, *, models: Mapping[str, ModelInfo], policy: Jo
     """Decide every value of a job. ``seed`` is the one that was drawn at intake; the payload's own wins."""
     config = payload.config or PayloadConfig()
     metadata = payload.metadata or PayloadMetadata()
-    negative_prompt = _same(
-        {"negative_prompt": payload.negative_prompt or None, "config.negative_prompt": config.negative_prompt or None}, ""
-    )
+    negative_prompt = payload.negative_prompt or config.negative_prompt or ""
+    if config.negative_prompt and config.negative_prompt != negative_prompt:
+        given = f"{len(config.negative_prompt)} characters"  # prompts do not belong into messages, which reach the log
+        raise InvalidJob("config.negative_prompt", given, "negative_prompt says something else; give one of them")
     for name, text in (("prompt", payload.prompt), ("negative_prompt", negative_prompt)):
         if len(text) > policy.max_prompt_characters:
-            raise InvalidJob(name, text, f"at most {policy.max_prompt_characters} characters (WAN_HOST_MAX_PROMPT_CHARACTERS)")
+            raise InvalidJob(
+                name,
+                f"{len(text)} characters",
+                f"at most {policy.max_prompt_characters} characters (WAN_HOST_MAX_PROMPT_CHARACTERS)",
+            )
     model = _choose_model(config.model, policy.default_model, models)
     job_type, defaults = _choose_type(payload.type, model)
     mode, mode_source, notes = _choose_mode(config, metadata, defaults)

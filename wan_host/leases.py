@@ -29,6 +29,8 @@ class Held:
     claim: Claim
     run: Run
     task: asyncio.Task[None] | None = None
+    stage: str = ""
+    """The last one that the log tells of."""
 
 
 class Leases:
@@ -69,7 +71,7 @@ class Leases:
         for job_id in job_ids:
             held = self._held.get(job_id)
             if held is not None and not held.run.cancelled:
-                log.info("job is being cancelled", job=job_id, stage=held.run.stage)
+                log.info("job is being cancelled", job=job_id, attempt=held.run.attempt, stage=held.run.stage)
                 await self._pool.cancel(held.run)
 
     async def settle(self) -> None:
@@ -101,7 +103,7 @@ class Leases:
         lost = Claim(**spooled.claim) if spooled.claim else None
         claim = await self._queue.adopt(spooled.job_id, spooled.token, lost=lost)
         if claim is None:
-            log.info("spooled job is in other hands now, dropped", job=spooled.job_id, attempt=spooled.attempt)
+            log.info("spooled job is in other hands now, dropped", job=spooled.job_id, attempt=spooled.attempt, stage="spool")
             self._spool.remove(spooled.folder)
             return
         run = self._new_run(claim, user_id=spooled.user_id)
@@ -123,7 +125,14 @@ class Leases:
         held = self._held[claim.job_id] = Held(claim, run)
         held.task = asyncio.ensure_future(work)
         held.task.add_done_callback(lambda task: self._release(claim.job_id, task))
-        run.on_change = lambda _: self._changed()
+        run.on_change = lambda _: self._moved(held)
+
+    def _moved(self, held: Held) -> None:
+        run = held.run
+        if run.stage != held.stage:
+            held.stage = run.stage
+            log.info("job stage", job=run.job_id, attempt=run.attempt, stage=run.stage)
+        self._changed()
 
     def _release(self, job_id: str, task: asyncio.Task[None]) -> None:
         self._held.pop(job_id, None)

@@ -123,8 +123,8 @@ def parse_payload(text: str | bytes) -> Payload:
         if first["type"] == "missing":
             raise InvalidJob(field, None, "it is required") from None
         if first["type"] == "json_invalid":
-            raise InvalidJob("payload", _beginning(text), f"it must be a JSON object ({first['ctx']['error']})") from None
-        raise InvalidJob(field, first["input"], _allowed(first)) from None
+            raise InvalidJob("payload", f"{len(text)} bytes", f"it must be a JSON object ({first['ctx']['error']})") from None
+        raise InvalidJob(field, _shown(field, first["input"]), _allowed(first)) from None
 
 
 def _allowed(item: Any) -> str:
@@ -132,5 +132,7 @@ def _allowed(item: Any) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _beginning(text: str | bytes) -> str:
-    return (text if isinstance(text, str) else text.decode("utf-8", "replace"))[:200]
+def _shown(field: str, value: object) -> object:
+    """Return what a message may show of a value: it reaches the log, where prompts do not belong."""
+    whole = field in {"payload", "config", "metadata"}
+    return type(value).__name__ if whole or field.endswith("prompt") else value

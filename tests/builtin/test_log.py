@@ -36,6 +36,7 @@ def test_a_report_is_one_line_and_always_accepted():
             "log_level": "info",
             "job": "j1",
             "attempt": 2,
+            "stage": "report",
             "status": "completed",
             "sequence": 7,
             "assets": 1,

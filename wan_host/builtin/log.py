@@ -29,6 +29,7 @@ def deliver_report(report: Report) -> Delivery:
         "report",
         job=report.job_id,
         attempt=report.attempt,
+        stage="report",
         status=report.status,
         sequence=report.sequence,
         assets=len(report.payload.get("assets") or ()),
