@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from wan_host.checkpoint import CheckpointPlan
 from wan_host.errors import JobCancelled, SettingsError
 from wan_host.hooks import Hooks
 from wan_host.lanes.devices import Device
@@ -17,6 +18,7 @@ from wan_host.lanes.limits import LaneLimits
 from wan_host.lanes.state import (
     CallEnded,
     EnhanceResult,
+    JobCheckpoint,
     JobPreview,
     JobProgress,
     LaneEnded,
@@ -31,6 +33,7 @@ from wan_host.model import ModelInfo
 from wan_host.request import Enhancement, EnhanceRequest, GenerationRequest
 from wan_host.run import Run
 from wan_host.settings import Settings
+from wan_host.vram import VramBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,15 @@ def choose_enhancer(hooks: Hooks, setting: str | None) -> Enhancer | None:
         raise SettingsError(f"WAN_HOST_ENHANCER: several plugins enhance prompts ({', '.join(sorted(models))}); name one")
     name = setting or next(iter(models), None)
     return Enhancer(name, models[name]) if name is not None else None
+
+
+def _vram_limits(devices: Sequence[Device], settings: Settings) -> dict[str, int]:
+    """Return MiB by device: its memory, or what the setting leaves of it. The CPU has no limit but the setting's."""
+    limits = {device.name: device.memory >> 20 for device in devices if device.memory and device.name != "cpu"}
+    if settings.vram_limit_gb is not None:
+        allowed = int(settings.vram_limit_gb * 1024)
+        limits = {device.name: min(limits.get(device.name, allowed), allowed) for device in devices}
+    return limits
 
 
 class LanePool:
@@ -82,6 +94,7 @@ class LanePool:
         self._enhance = lane("enhance", devices[0], "enhance") if self.enhancer is not None else None
         self._taken: set[str] = set()
         self._devices = {lane.name: lane.state.device for lane in self.lanes}
+        self.vram = VramBudget(lanes=self.lanes, models=hooks.models(), limits_mib=_vram_limits(devices, settings))
 
     @property
     def lanes(self) -> list[Lane]:
@@ -105,13 +118,16 @@ class LanePool:
         """Stop every lane."""
         await asyncio.gather(*(lane.stop() for lane in self.lanes))
 
-    async def generate(self, run: Run, model: ModelInfo, request: GenerationRequest) -> LaneResult:
+    async def generate(
+        self, run: Run, model: ModelInfo, request: GenerationRequest, checkpoint: CheckpointPlan | None = None
+    ) -> LaneResult:
         """Generate in the first lane that is free, one that holds the model already if there is a choice."""
         run.enter("waiting")
         async with self._lane(run, model.name) as lane:
             self._runs[run.job_id] = run
             try:
-                result = await lane.generate(model.name, request, deadline=run.deadline)
+                async with self.vram.room_for(lane, model.name):
+                    result = await lane.generate(model.name, request, deadline=run.deadline, checkpoint=checkpoint)
             finally:
                 self._runs.pop(run.job_id, None)
         for stage, seconds in result.stage_seconds.items():
@@ -127,7 +143,8 @@ class LanePool:
         if self._enhance is None or self.enhancer is None:
             raise SettingsError("no plugin that enhances prompts is installed")
         model, plugin = self.enhancer.model.name, self.enhancer.plugin
-        return await self._enhance.enhance(model, plugin, request, job_id=job_id, deadline=deadline)
+        async with self.vram.room_for(self._enhance, model):
+            return await self._enhance.enhance(model, plugin, request, job_id=job_id, deadline=deadline)
 
     def lanes_for(self, model: ModelInfo) -> list[Lane]:
         """Return the lanes that can hold a model: its jobs run in one of these."""
@@ -160,14 +177,10 @@ class LanePool:
                 self._free.notify()
 
     def _on_event(self, event: LaneEvent) -> None:
-        if isinstance(event, JobProgress):
+        if isinstance(event, JobProgress | JobCheckpoint | JobPreview):
             run = self._runs.get(event.job_id)
             if run is not None:
-                run.stepped(event.stage, event.step, event.total)
-        elif isinstance(event, JobPreview):
-            run = self._runs.get(event.job_id)
-            if run is not None:
-                run.previewed(event.image)
+                _tell(run, event)
         elif isinstance(event, CallEnded):
             self._metrics.gpu_busy_seconds.labels(self._devices[event.lane]).inc(event.spent.busy)
             for seconds in event.spent.steps:
@@ -176,3 +189,13 @@ class LanePool:
                 self._metrics.model_load_seconds.labels(event.model).observe(event.spent.seconds)
         elif isinstance(event, LaneEnded) and event.reason != "stop":
             self._metrics.lane_restarts.labels(event.lane, event.reason).inc()
+
+
+def _tell(run: Run, event: JobProgress | JobCheckpoint | JobPreview) -> None:
+    match event:
+        case JobProgress():
+            run.stepped(event.stage, event.step, event.total)
+        case JobCheckpoint():
+            run.checkpointed(event.what, event.step, event.reason)
+        case JobPreview():
+            run.previewed(event.image)
