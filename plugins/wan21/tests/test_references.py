@@ -10,7 +10,7 @@ from wan_host_wan21.checkpoint import Checkpoint, Kind
 from wan_host_wan21.generation import generate
 from wan_host_wan21.references import Route, control_video, on_canvas, plan
 from wan_host_wan21.routes import latents_for
-from wan_host_wan21.sampling import Prompts, Steps
+from wan_host_wan21.sampling import Prompts, Steps, noise_source
 from wan_host_wan21.solvers import steps_run
 
 from wan_host import ReferenceMode, References, UnsupportedRequest
@@ -26,7 +26,7 @@ def latents(vace, recorder):
     """Return a function from a request to the latents of its clip: a random VAE hides in pixels what latents show."""
 
     def made(request):
-        steps = Steps(context=recorder(), clip=0, clips=1)
+        steps = Steps(context=recorder(), finished=(), clips=1, generator=noise_source(request.seed))
         with vace.job(recorder()):
             prompts = Prompts(positive=vace.embeddings.encode(request.prompt), negative=vace.embeddings.encode(""))
             chosen = plan(request, vace.checkpoint, "tiny")

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from wan_host import JobDefaults, ModelInfo, ModelLoadFailed, wan_job_types
 from wan_host_wan21.checkpoint import MAX_SUBJECTS, VACE_CHECKPOINT, Checkpoint, Kind, recognise
 from wan_host_wan21.hub import cached_folder, parse
+from wan_host_wan21.presets import Preset
 from wan_host_wan21.settings import CustomModel, Defaults, Wan21Settings
+from wan_host_wan21.turbo import find_turbo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,18 +85,36 @@ def offered_models(settings: Wan21Settings) -> list[ModelInfo]:
         checkpoint = _find(settings.models_path, official)
         if checkpoint is not None:
             found[official.name] = checkpoint
-            models.append(describe(official.name, checkpoint, official.description))
+            presets = offered_presets(checkpoint.path, settings)
+            models.append(describe(official.name, checkpoint, official.description, presets=presets))
     for name, row in settings.models.items():
         try:
             checkpoint = _checkpoint_of(row, found, settings)
         except ModelLoadFailed as error:
             _log.warning("model %s is not offered: %s", name, error)
             continue
-        models.append(describe(name, checkpoint, row.description, row))
+        models.append(describe(name, checkpoint, row.description, row, offered_presets(checkpoint.path, settings)))
     return models
 
 
-def describe(name: str, checkpoint: Checkpoint, description: str, row: CustomModel | None = None) -> ModelInfo:
+def offered_presets(path: Path, settings: Wan21Settings) -> tuple[str, ...]:
+    """Return the speed presets of the checkpoint at ``path``, the one for jobs that name none first."""
+    try:
+        turbo = find_turbo(path, settings.turbo_path)
+    except ModelLoadFailed as error:
+        _log.warning("the preset turbo is not offered: %s", error)
+        turbo = None
+    presets = [preset.value for preset in Preset if turbo is not None or preset is not Preset.TURBO]
+    return tuple(sorted(presets, key=lambda preset: preset != settings.preset))
+
+
+def describe(
+    name: str,
+    checkpoint: Checkpoint,
+    description: str,
+    row: CustomModel | None = None,
+    presets: tuple[str, ...] = (Preset.EXACT.value,),
+) -> ModelInfo:
     """Return what the host needs to know of a checkpoint."""
     weights = weights_mib(checkpoint.path)
     remarks = [f"{checkpoint.kind.upper()}, {weights / 1024:.1f} GiB loaded"]
@@ -120,6 +140,7 @@ def describe(name: str, checkpoint: Checkpoint, description: str, row: CustomMod
         vram_mib=weights,
         random_weights=checkpoint.random_weights,
         options={"adapters": adapters} if adapters else {},
+        presets=presets,
     )
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wan_host import Clip, Generation, UnsupportedRequest
+from wan_host_wan21 import turbo as few_steps
 from wan_host_wan21.decoding import decode
 from wan_host_wan21.embeddings import MAX_TOKENS
-from wan_host_wan21.memory import Placement
+from wan_host_wan21.memory import Job, Placement
 from wan_host_wan21.pinning import pin
+from wan_host_wan21.presets import Preset, Schedule, fast, whole
 from wan_host_wan21.references import Plan, Route, plan
 from wan_host_wan21.resuming import made_with, restore
 from wan_host_wan21.routes import latents_for
 from wan_host_wan21.sampling import Prompts, Steps, generated_frames, noise_source
-from wan_host_wan21.solvers import steps_run
+from wan_host_wan21.solvers import scheduler_for, steps_run
+from wan_host_wan21.turbo import FILE, Turbo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,22 +32,30 @@ Facts = dict[str, str | int | float | bool]
 
 def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> Generation:
     """Make every clip of a job. Raise UnsupportedRequest for what this checkpoint cannot do, before any work."""
+    request, turbo = preset_of(request, model)
     chosen = plan(request, model.checkpoint, model.info.name)
     facts = _facts(request, model, chosen)
     placement = model.placer.admit(request)
-    if request.loras and placement is Placement.FP8:
-        raise UnsupportedRequest("config.loras: not with the placement fp8, whose stored weights cannot be adapted exactly")
+    if (request.loras or turbo) and placement is Placement.FP8:
+        field = "config.loras" if request.loras else "config.preset: turbo"
+        raise UnsupportedRequest(f"{field}: not with the placement fp8, whose stored weights cannot be adapted exactly")
     if chosen.route is Route.COPY:
         return Generation(clips=_copies(request, chosen), metadata=facts)
     facts["placement"] = placement.value
     with model.job(context):
+        if placement is not model.placer.current:
+            model.acceleration.leave()
         model.placer.place(placement)
         with context.stage("text_encode"):
             prompts = encode_prompts(request, model)
-        if model.loras.differ(request.loras):
+        adapter = None if turbo is None else turbo.path
+        if model.loras.differ(request.loras, adapter):
             with context.stage("load"):
-                model.loras.apply(request.loras, context)
-        resumed = restore(context.resume(made_with("fp8" if placement is Placement.FP8 else "exact")))
+                model.loras.apply(request.loras, context, adapter)
+        schedule = schedule_of(request, turbo, chosen.strength)
+        facts |= accelerate(request, model, chosen, schedule)
+        weights = "fp8" if placement is Placement.FP8 else "exact"
+        resumed = restore(context.resume(made_with(weights) | model.acceleration.signature()))
         clips = list(resumed.clips)
         for index in range(len(clips), request.num_images):
             seed = request.seed + index
@@ -54,7 +66,11 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
                 generator=noise_source(seed),
                 start=resumed.start if index == len(resumed.clips) else None,
                 previews=model.previews if model.settings.previews else None,
+                schedule=schedule,
+                cache=model.acceleration.cache,
+                turbo=turbo,
             )
+            model.acceleration.begin(schedule, done=0 if steps.start is None else steps.start.done)
             with context.stage("denoise"):
                 latents = latents_for(chosen, request, model, prompts, seed=seed, steps=steps)
             with context.stage("decode"):
@@ -64,6 +80,48 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
                 facts |= pinned
             clips.append(Clip(frames=frames, seed=seed))
     return Generation(clips=tuple(clips), metadata=facts)
+
+
+def preset_of(request: GenerationRequest, model: Wan21) -> tuple[GenerationRequest, Turbo | None]:
+    """Return the request as its preset has it: ``turbo`` runs its adapter's steps without guidance. Raise UnsupportedRequest."""
+    preset = Preset(request.preset)
+    if preset is not Preset.TURBO:
+        return request, None
+    turbo = model.turbo
+    if turbo is None:
+        raise UnsupportedRequest(
+            f"config.preset: turbo needs a step-distilled adapter, and model {model.info.name} has none; put {FILE} into its "
+            "folder or name one in WAN_HOST_WAN21_TURBO"
+        )
+    return replace(request, num_inference_steps=len(turbo.sigmas), guidance_scale=1.0), turbo
+
+
+def schedule_of(request: GenerationRequest, turbo: Turbo | None, strength: float) -> Schedule:
+    """Return what is done in each step of a clip of a request."""
+    scheduler = scheduler_for(request) if turbo is None else few_steps.scheduler_for(turbo, noise_source(request.seed))
+    scheduler.set_timesteps(request.num_inference_steps)
+    run = steps_run(request.num_inference_steps, strength)
+    sigmas = tuple(float(sigma) for sigma in scheduler.sigmas[-run - 1 :])
+    return fast(sigmas) if request.preset == Preset.FAST else whole(sigmas)
+
+
+def accelerate(request: GenerationRequest, model: Wan21, chosen: Plan, schedule: Schedule) -> Facts:
+    """Put in what the preset allows, and return what the report says of it."""
+    job = Job(frames=request.frames, width=request.width, height=request.height)
+    preset = Preset(request.preset)
+    facts = model.acceleration.enter(
+        preset,
+        model.placer.current,
+        tokens=job.tokens + len(chosen.subjects) * job.tokens_of_a_frame,
+        adapters=model.loras.active,
+    )
+    if preset is not Preset.EXACT:
+        guidance = request.guidance_scale > 1
+        facts = facts | {
+            "steps_computed": sum(schedule.computed),
+            "transformer_passes": schedule.passes(guidance=guidance),
+        }
+    return facts
 
 
 def encode_prompts(request: GenerationRequest, model: Wan21) -> Prompts:

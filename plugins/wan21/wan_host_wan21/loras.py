@@ -7,17 +7,17 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wan_host import UnsupportedRequest
+from wan_host import Lora, UnsupportedRequest
 from wan_host_wan21.lora_files import find_fixed, find_lora
 from wan_host_wan21.lora_format import FACTORS, PREFIX, read_lora
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import torch
 
-    from wan_host import LaneContext, Lora
+    from wan_host import LaneContext
     from wan_host_wan21.components import Components
     from wan_host_wan21.settings import Wan21Settings
 
@@ -45,26 +45,43 @@ class Loras:
         self._components, self._settings, self._fixed = components, settings, tuple(fixed)
         self._read: OrderedDict[_File, dict[str, torch.Tensor]] = OrderedDict()
         self._loaded: tuple[_File, ...] = ()
+        self._scales: list[float] = []
+        self.before_change: Callable[[], None] = lambda: None
+        """Called before adapters go in or out or are weighed anew."""
 
-    def differ(self, wanted: Sequence[Lora]) -> bool:
+    @property
+    def active(self) -> bool:
+        """Whether any adapter is in."""
+        return bool(self._loaded)
+
+    def differ(self, wanted: Sequence[Lora], turbo: Path | None = None) -> bool:
         """Whether there is anything to do: adapters to put in, or to take out."""
-        return bool(self._fixed or wanted or self._loaded)
+        return bool(self._fixed or wanted or turbo or self._loaded)
 
-    def apply(self, wanted: Sequence[Lora], context: LaneContext) -> None:
-        """Make exactly ``wanted`` act, in that order. Raise UnsupportedRequest, and have none in, where one does not fit."""
+    def apply(self, wanted: Sequence[Lora], context: LaneContext, turbo: Path | None = None) -> None:
+        """Make exactly ``wanted`` act, in that order, after the model's own and ``turbo``.
+
+        Raise UnsupportedRequest, and have none in, where one does not fit.
+        """
         files = []
-        paths = [find_fixed(lora.name, self._settings) for lora in self._fixed]
+        fixed = [*self._fixed, *([] if turbo is None else [Lora(name=str(turbo), scale=1.0)])]
+        paths = [find_fixed(lora.name, self._settings) for lora in fixed]
         paths += [find_lora(lora.name, _field(index), self._settings, context) for index, lora in enumerate(wanted)]
-        wanted = [*self._fixed, *wanted]
+        wanted = [*fixed, *wanted]
         for path in paths:
             stat = path.stat()
             files.append(_File(path, stat.st_mtime_ns, stat.st_size))
+        scales = [lora.scale for lora in wanted]
+        if (tuple(files), scales) == (self._loaded, self._scales):
+            return
+        self.before_change()
         if tuple(files) != self._loaded:
             self.remove()
-            self._load(files, wanted, context)
+            self._load(files, wanted, context, first=len(fixed))
         if files:
             names = [_adapter_name(index) for index in range(len(files))]
-            self._components.transformer.set_adapters(names, [lora.scale for lora in wanted])
+            self._components.transformer.set_adapters(names, scales)
+        self._scales = scales
 
     def remove(self) -> None:
         """Take every adapter out; the weights are then the very tensors that were loaded."""
@@ -72,13 +89,15 @@ class Loras:
             self._components.transformer.unload_lora()
             self._components.share_modules()
             self._loaded = ()
+            self._scales = []
 
-    def _load(self, files: Sequence[_File], wanted: Sequence[Lora], context: LaneContext) -> None:
+    def _load(self, files: Sequence[_File], wanted: Sequence[Lora], context: LaneContext, *, first: int) -> None:
+        """Put adapters in; the job's own begin at index ``first``."""
         transformer = self._components.transformer
         states = []
         for index, (file, lora) in enumerate(zip(files, wanted, strict=True)):
             context.progress(f"reading {lora.name}")
-            field = _field(index - len(self._fixed))
+            field = _field(index - first)
             state = self._state(file, lora.name, field)
             _check(state, transformer, lora.name, field)
             states.append(state)

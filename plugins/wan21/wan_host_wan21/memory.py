@@ -68,8 +68,12 @@ class Job:
     @property
     def tokens(self) -> int:
         """Length of the transformer's sequence."""
-        latent_frames = (generated_frames(self.frames) - 1) // 4 + 1
-        return latent_frames * (self.width // (_LATENT * _PATCH)) * (self.height // (_LATENT * _PATCH))
+        return ((generated_frames(self.frames) - 1) // 4 + 1) * self.tokens_of_a_frame
+
+    @property
+    def tokens_of_a_frame(self) -> int:
+        """Of one latent frame."""
+        return (self.width // (_LATENT * _PATCH)) * (self.height // (_LATENT * _PATCH))
 
 
 def needed_bytes(placement: Placement, weights: Weights, job: Job) -> int:

@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wan_host import Lora, OutOfMemory
+from wan_host_wan21.acceleration import Acceleration
 from wan_host_wan21.checkpoint import Checkpoint, recognise
 from wan_host_wan21.components import Components, load_components
 from wan_host_wan21.embeddings import PromptEmbeddings
 from wan_host_wan21.hub import fetch, parse
 from wan_host_wan21.loras import Loras
+from wan_host_wan21.memory import Placement
 from wan_host_wan21.placement import Placer, empty_cache
 from wan_host_wan21.previews import Previews
 from wan_host_wan21.references import Route
+from wan_host_wan21.sampling import generated_frames
 from wan_host_wan21.settings import Wan21Settings, read_settings
+from wan_host_wan21.turbo import find_turbo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +48,10 @@ class Wan21:
         self.info, self.checkpoint, self.components, self.settings = info, checkpoint, components, settings
         self.device = torch.device(device)
         fixed: Any = info.options.get("adapters", ())
+        self.acceleration = Acceleration(components, self.device, settings)
+        self.turbo = find_turbo(checkpoint.path, settings.turbo_path)
         self.loras = Loras(components, settings, [Lora(name=name, scale=scale) for name, scale in fixed])
+        self.loras.before_change = self.acceleration.leave
         self.placer = Placer(components, self.device, settings)
         self.embeddings = PromptEmbeddings(components, self.device)
         self.previews = Previews(components.vae, self.device)
@@ -78,13 +85,14 @@ class Wan21:
         for pipeline in self.pipelines.values():
             pipeline.maybe_free_model_hooks()
         self.components.vae.clear_cache()
+        self.acceleration.end()
         self.placer.settle()
 
     def close(self) -> None:
         """Give the memory back."""
         import gc
 
-        for name in ("pipelines", "components", "embeddings", "loras", "placer", "previews"):
+        for name in ("pipelines", "components", "embeddings", "loras", "placer", "previews", "acceleration"):
             self.__dict__.pop(name, None)
         gc.collect()
         empty_cache(self.device)
@@ -142,4 +150,7 @@ def load(info: ModelInfo, context: LaneContext) -> Wan21:
         model = Wan21(info, checkpoint, components, context.device, read_settings())
         model.placer.place(model.placer.admit_largest(info))
         context.progress(f"placed: {model.placer.current}")
+        if model.settings.warm_up and model.placer.current is Placement.RESIDENT and not model.loras.differ(()):
+            shapes = {(generated_frames(kind.frames), kind.width, kind.height) for kind in info.job_types.values()}
+            model.acceleration.warm_up(shapes, context.progress)
     return model

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from wan_host_wan21.latents import normalised_latents
 from wan_host_wan21.references import Plan, Route, control_video, on_canvas
 from wan_host_wan21.sampling import Prompts, Steps, denoise, generated_frames, noise_source
-from wan_host_wan21.solvers import LateStart, scheduler_for, steps_run
+from wan_host_wan21.solvers import LateStart, steps_run
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +86,7 @@ def _from_still(plan: Plan, request: GenerationRequest, model: Wan21, seed: int,
 
     parts = [latents_of(on_canvas(subject, request.width, request.height), 1) for subject in reversed(plan.subjects)]
     source = torch.cat([*parts, latents_of(_picture(plan.start), frames)], dim=2)
-    scheduler = scheduler_for(request)
+    scheduler = steps.scheduler(request)
     scheduler.set_timesteps(request.num_inference_steps, device=model.device)
     noise = randn_tensor(source.shape, generator=noise_source(seed), device=model.device, dtype=torch.float32)
     noised = scheduler.add_noise(source, noise, scheduler.timesteps[skipped : skipped + 1])

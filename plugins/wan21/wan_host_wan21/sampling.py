@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from wan_host_wan21 import turbo as few_steps
 from wan_host_wan21.resuming import save
 from wan_host_wan21.solvers import scheduler_for
 
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
     import torch
 
     from wan_host import Clip, GenerationRequest, LaneContext
+    from wan_host_wan21.presets import Schedule
     from wan_host_wan21.previews import Previews
     from wan_host_wan21.resuming import Start
+    from wan_host_wan21.step_cache import StepCache
+    from wan_host_wan21.turbo import Turbo
 
 _TEMPORAL = 4
 """Frames per latent frame: the VAE packs four, after the first which stands alone."""
@@ -41,6 +45,15 @@ class Steps:
     start: Start | None = None
     """Where an earlier attempt has left this clip."""
     previews: Previews | None = None
+    schedule: Schedule | None = None
+    """What the preset leaves out; None where it leaves out nothing."""
+    cache: StepCache | None = None
+    turbo: Turbo | None = None
+    """The adapter whose steps are run, instead of the request's solver."""
+
+    def scheduler(self, request: GenerationRequest) -> Any:
+        """Return a new scheduler for these steps."""
+        return scheduler_for(request) if self.turbo is None else few_steps.scheduler_for(self.turbo, self.generator)
 
     def done(self, pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         """Serve as ``callback_on_step_end``. A cancel raises from here: ``_interrupt`` would still decode."""
@@ -48,16 +61,19 @@ class Steps:
         step, total = before + index + 1, before + pipeline.num_timesteps
         of_job = len(self.finished) * total + step
         self.context.step(of_job, self.clips * total)
-        self.context.checkpoint(
-            lambda: save(
-                step=of_job,
-                done=step,
-                clips=self.finished,
-                latents=tensors["latents"],
-                generator=self.generator,
-                scheduler=pipeline.scheduler,
+        if self.cache is not None:
+            self.cache.next_step()
+        if self.schedule is None or self.schedule.restartable(step):
+            self.context.checkpoint(
+                lambda: save(
+                    step=of_job,
+                    done=step,
+                    clips=self.finished,
+                    latents=tensors["latents"],
+                    generator=self.generator,
+                    scheduler=pipeline.scheduler,
+                )
             )
-        )
         if self.previews is not None and self.previews.wanted(step, total):
             picture = self.previews.picture(pipeline.scheduler)
             if picture is not None:
@@ -83,9 +99,9 @@ def denoise(pipeline: Any, request: GenerationRequest, prompts: Prompts, steps: 
     ``inputs`` go to the pipeline as they stand, apart from ``scheduler``, which replaces the request's own. Where the steps
     have a start, the pipeline goes on from there.
     """
-    pipeline.scheduler = inputs.pop("scheduler", None) or scheduler_for(request)
+    pipeline.scheduler = inputs.pop("scheduler", None) or steps.scheduler(request)
     if steps.start is not None:
-        pipeline.scheduler = steps.start.schedule(scheduler_for(request))
+        pipeline.scheduler = steps.start.schedule(steps.scheduler(request))
         inputs["latents"] = steps.start.latents
         if "strength" in inputs:  # video-to-video: the source is in the latents, and the schedule begins where it should
             del inputs["video"]

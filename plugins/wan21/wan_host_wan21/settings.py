@@ -8,8 +8,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AliasChoices, BaseModel, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from wan_host import PluginSettings
+from wan_host import PluginSettings, SettingsError
 from wan_host_wan21.memory import Placement
+from wan_host_wan21.presets import Preset
 
 _PREFIX = "WAN_HOST_WAN21_"
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -72,6 +73,22 @@ class Wan21Settings(PluginSettings, env_prefix=_PREFIX):
     """GiB of the device's memory that may be used; without it, what is free."""
     placement: Placement | None = None
     """A placement for every job, instead of the fastest one that fits."""
+    preset: Preset = Preset.EXACT
+    """The preset of jobs that name none, where their model has it."""
+    turbo: Path | None = None
+    """A step-distilled adapter for models without one of their own: its file, or its name in the adapters' folder."""
+    compile: bool | None = None
+    """Compile the transformer's blocks; without it, on CUDA."""
+    warm_up: bool = True
+    """Compile for the model's default shapes when it is loaded, rather than in the first job."""
+    fp8: bool = True
+    """Let ``fast`` and ``turbo`` run linear layers in 8 bits where the GPU has the instructions."""
+    decode_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the VAE's decoder on a GPU."""
+    decode_channels_last: bool = False
+    """Lay the decoder's weights and pixels out channels last."""
+    decode_compile: bool = False
+    """Compile the decoder's residual blocks."""
     models: dict[str, CustomModel] = Field(default_factory=dict)
     """More models to offer, by name: JSON in the environment, ``[wan21.models.NAME]`` in the file."""
     previews: bool = True
@@ -94,6 +111,17 @@ class Wan21Settings(PluginSettings, env_prefix=_PREFIX):
     def models_path(self) -> Path:
         """The folder to search for checkpoints by name."""
         return self.models_dir or self.data_dir / "models"
+
+    @property
+    def turbo_path(self) -> Path | None:
+        """The file that ``turbo`` names. Raise SettingsError where it is nowhere."""
+        if self.turbo is None:
+            return None
+        places = (self.turbo, self.loras_path / self.turbo, self.loras_path / f"{self.turbo}.safetensors")
+        found = next((place.expanduser() for place in places if place.expanduser().is_file()), None)
+        if found is None:
+            raise SettingsError(f"{_PREFIX}TURBO: {str(self.turbo)!r} is neither a file nor a name in {self.loras_path}")
+        return found
 
     @property
     def loras_path(self) -> Path:

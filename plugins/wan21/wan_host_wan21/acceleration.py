@@ -1,0 +1,189 @@
+"""What makes the transformer faster for a job, put in when a job needs it and taken out when another must not have it.
+
+Without ``enter``, and after ``leave``, the modules are as they were loaded. Everything here depends on the request, the model
+and the machine alone, never on what ran before: shapes are compiled one by one, because a kernel for all shapes, which torch
+would make at the second one, gives other last digits than a kernel for one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch  # noqa: TID253  # this module is imported with a loaded model
+
+from wan_host_wan21 import attention, fp8
+from wan_host_wan21.graphs import Graphs
+from wan_host_wan21.memory import Placement
+from wan_host_wan21.presets import Preset
+from wan_host_wan21.step_cache import StepCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from wan_host_wan21.components import Components
+    from wan_host_wan21.presets import Schedule
+    from wan_host_wan21.settings import Wan21Settings
+
+Facts = dict[str, str | int | float | bool]
+_STILL = (Placement.RESIDENT, Placement.TEXT_OFF)
+"""Placements under which the transformer's weights stay where they are."""
+_SHAPES = 64
+"""Compiled variants of a block that torch keeps; its default of 8 would stop compiling without a word that reaches a report."""
+_TEXT_TOKENS = 512
+
+
+class Acceleration:
+    """The accelerations of one model. One job at a time."""
+
+    def __init__(self, components: Components, device: torch.device, settings: Wan21Settings) -> None:
+        """Nothing is put in yet."""
+        self._components, self._device, self._settings = components, device, settings
+        self._choices = attention.Choices(settings.data_dir / "wan21" / "attention.json", device)
+        self._layers: fp8.Fp8Layers | None = None
+        self._compiled: dict[Any, Any] = {}
+        self._entered: tuple[Any, ...] | None = None
+        self._facts: Facts = {}
+        self.cache = StepCache((components.transformer, components.plain))
+        self.compiles_with: dict[str, Any] = {"fullgraph": True, "dynamic": False}
+        """Options of torch.compile."""
+        if self.compiles:
+            _keep_compiled(settings)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether blocks are compiled: where nothing is set, on CUDA."""
+        return self._device.type == "cuda" if self._settings.compile is None else self._settings.compile
+
+    def enter(self, preset: Preset, placement: Placement, *, tokens: int, adapters: bool) -> Facts:
+        """Put in what a job can have; return what the report says of it.
+
+        ``tokens``: the length of its sequence. ``adapters``: whether the transformer has any in; ``leave`` comes before they
+        change.
+        """
+        still = placement in _STILL
+        backend = self._attention(tokens)
+        rounds = preset is not Preset.EXACT and still and self._settings.fp8 and fp8.why_not(self._device) is None
+        compiles = self.compiles and still and (rounds or not adapters)
+        wanted = (backend, rounds, compiles, adapters)
+        if wanted == self._entered:
+            return self._facts
+        self.leave()
+        self._entered = wanted
+        self._facts = {}
+        if self._device.type == "cuda":
+            attention.use(self._components.transformer, backend)
+            self._facts["attention"] = backend
+        if compiles and not adapters:
+            self._fuse()
+        if rounds:
+            self._layers = fp8.Fp8Layers(self._blocks())
+            self._layers.put_in()
+            self._facts["fp8_layers"] = len(self._layers)
+        if compiles:
+            self._compile()
+            self._facts["compiled"] = True
+        if self._device.type == "cuda" and still:
+            self.cache.graphs = Graphs()
+        return self._facts
+
+    def signature(self) -> dict[str, str]:
+        """Return what the bits of a clip depend on of what is put in."""
+        return {name: str(value) for name, value in self._facts.items()}
+
+    def leave(self) -> None:
+        """Take everything out again."""
+        self.cache.end()
+        self.cache.graphs = None
+        for block in self._compiled:
+            block._compiled_call_impl = None  # noqa: SLF001  # what Module.compile sets; it has no way back of its own
+        self._compiled = {}
+        if self._layers is not None:
+            self._layers.take_out()
+            self._layers = None
+        self._separate()
+        if self._entered is not None:
+            attention.use(self._components.transformer, attention.NATIVE)
+        self._entered, self._facts = None, {}
+
+    def begin(self, schedule: Schedule, *, done: int) -> None:
+        """Begin a clip of which ``done`` steps are made already."""
+        if not all((*schedule.computed, *schedule.guided)) or self.cache.graphs is not None:
+            self.cache.begin(schedule, done=done)
+
+    def end(self) -> None:
+        """End a job, however it ended."""
+        self.cache.end()
+
+    def warm_up(self, shapes: set[tuple[int, int, int]], progress: Callable[[str], None]) -> None:
+        """Compile and measure for ``shapes`` (frames, width, height of what is generated), as ``exact`` would run them."""
+        if not self.compiles:
+            return
+        for frames, width, height in sorted(shapes):
+            size = ((frames - 1) // 4 + 1, height // 8, width // 8)
+            self.enter(Preset.EXACT, Placement.RESIDENT, tokens=size[0] * size[1] * size[2] // 4, adapters=False)
+            for module in {id(part): part for part in (self._components.plain, self._components.transformer)}.values():
+                progress(f"warming up {width}x{height}, {frames} frames")
+                with torch.no_grad():
+                    module(**self._blank(module, size), return_dict=False)
+
+    def _blank(self, module: Any, size: tuple[int, int, int]) -> dict[str, Any]:
+        config, dtype, device = module.config, self._components.transformer.dtype, self._device
+        inputs = {
+            "hidden_states": torch.zeros(1, config.in_channels, *size, dtype=dtype, device=device),
+            "timestep": torch.full((1,), 500, device=device),
+            "encoder_hidden_states": torch.zeros(1, _TEXT_TOKENS, config.text_dim, dtype=dtype, device=device),
+        }
+        if "vace_layers" in config:
+            inputs["control_hidden_states"] = torch.zeros(1, config.vace_in_channels, *size, dtype=dtype, device=device)
+        return inputs
+
+    def _attention(self, tokens: int) -> str:
+        config = self._components.transformer.config
+        shape = attention.Shape(
+            heads=config.num_attention_heads,
+            tokens=tokens,
+            width=config.attention_head_dim,
+            dtype=str(self._components.transformer.dtype).removeprefix("torch."),
+        )
+        return self._choices.fastest(shape)
+
+    def _blocks(self) -> Iterator[Any]:
+        transformer = self._components.transformer
+        yield from transformer.blocks
+        yield from getattr(transformer, "vace_blocks", ())
+
+    def _compile(self) -> None:
+        for block in self._blocks():
+            block.compile(**self.compiles_with)
+            self._compiled[block] = block._compiled_call_impl  # noqa: SLF001  # as in leave
+
+    def _fuse(self) -> None:
+        """Let query, key and value be one product, over one memory: the single weights become views of the joined one."""
+        self._components.transformer.fuse_qkv_projections()
+        for joined, parts in self._projections():
+            rows = 0
+            for part in parts:
+                for name in ("weight", "bias"):
+                    getattr(part, name).data = getattr(joined, name).data[rows : rows + part.out_features]
+                rows += part.out_features
+
+    def _separate(self) -> None:
+        """Undo ``_fuse``; the weights stay views, which changes no bit of them."""
+        if any(True for _ in self._projections()):
+            self._components.transformer.unfuse_qkv_projections()
+
+    def _projections(self) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+        for block in self._blocks():
+            for module in block.modules():
+                if getattr(module, "fused_projections", False):
+                    if hasattr(module, "to_qkv"):
+                        yield module.to_qkv, (module.to_q, module.to_k, module.to_v)
+                    if hasattr(module, "to_kv"):
+                        yield module.to_kv, (module.to_k, module.to_v)
+
+
+def _keep_compiled(settings: Wan21Settings) -> None:
+    """Keep compiled kernels on disk, so that a restart does not compile again; torch's own keys tell versions and GPUs apart."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir / "wan21" / "inductor"))
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)  # noqa: SLF001  # torch's documented place
