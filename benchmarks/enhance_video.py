@@ -2,10 +2,12 @@
 
     python benchmarks/enhance_video.py                    # all of it, about five minutes
     python benchmarks/enhance_video.py --clips 0          # without tiny-wan's own clips
+    python benchmarks/enhance_video.py --photos FOLDER    # photographs too, such as those in scikit-image's wheel
 
 Interpolation: every second frame of a clip is left out and restored; repetition of the frame before and mixing of both neighbours
-are what it has to beat. Upscaling: a clip is halved and enlarged again; bicubic is to be beaten. True clips come from tiny-wan's
-training world (drawn at 128x128 as the model makes them, and at 480x832, 83 frames), and from tiny-wan itself.
+are what it has to beat. Upscaling: a clip is halved and enlarged again; bicubic is to be beaten. True clips come from
+tiny-wan's training world (drawn at 128x128 as the model makes them, and at 480x832, 83 frames), and from tiny-wan itself.
+Photographs pan and grow behind a disc that is cut out of the next one and moves against them.
 """
 
 from __future__ import annotations
@@ -100,6 +102,34 @@ def generated(count: int) -> tuple[list[np.ndarray], dict[int, float]]:
     return clips, {frames: float(np.median(taken)) for frames, taken in seconds.items()}
 
 
+def photographs(folder: Path) -> list[np.ndarray]:
+    """Return the colour pictures of a folder, uint8 RGB with even sides."""
+    read = (cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in sorted(folder.iterdir()))
+    return [picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2] for picture in read if picture is not None]
+
+
+def panned(pictures: list[np.ndarray], frames: int = 7, height: int = 416, width: int = 240) -> Iterator[np.ndarray]:
+    """Yield clips of photographs that pan and grow, each behind a turning disc of the next one: about 2 and 5 pixels a frame."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    for number, picture in enumerate(pictures):
+        larger = 1.5 * max(height / picture.shape[0], width / picture.shape[1])
+        ground = cv2.resize(picture, None, fx=larger, fy=larger, interpolation=cv2.INTER_AREA if larger < 1 else cv2.INTER_CUBIC)
+        disc = cv2.resize(pictures[(number + 1) % len(pictures)], (160, 160), interpolation=cv2.INTER_AREA)
+        angle = 1.1 * number
+        clip = []
+        for index in range(frames):
+            zoom = 1 + 0.01 * index
+            pan = np.float32([[zoom, 0, -20 - 1.5 * index * np.cos(angle)], [0, zoom, -30 - 1.5 * index * np.sin(angle)]])
+            behind = cv2.warpAffine(ground, pan, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+            x, y = (side / 2 + 5 * turn(angle + 2) * (index - frames / 2) for side, turn in ((width, np.cos), (height, np.sin)))
+            turned = cv2.getRotationMatrix2D((80, 80), index, 1)
+            turned[:, 2] += (x - 80, y - 80)
+            front = cv2.warpAffine(disc, turned, (width, height), flags=cv2.INTER_CUBIC)
+            cover = np.clip(70.5 - np.hypot(columns - x, rows - y), 0, 1)[..., None]
+            clip.append((behind * (1 - cover) + front * cover).round().astype(np.uint8))
+        yield np.stack(clip)
+
+
 def table(
     title: str, methods: dict[str, Callable[..., np.ndarray]], cases: list[tuple[tuple[np.ndarray, ...], np.ndarray]]
 ) -> None:
@@ -130,7 +160,7 @@ def interpolation(title: str, clips: list[np.ndarray]) -> None:
 
 def upscaling(title: str, clips: list[np.ndarray]) -> None:
     """Halve the first, the middle and the last frame by averaging, and enlarge them again."""
-    true = [clip[index] for clip in clips for index in (0, len(clip) // 2, -1)]
+    true = [clip[index] for clip in clips for index in sorted({0, len(clip) // 2, len(clip) - 1})]
     cases = [((cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA),), frame) for frame in true]
 
     def by(interpolation: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -178,6 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=len(PROMPTS), help="clips of tiny-wan to generate")
     parser.add_argument("--scenes", type=int, default=60, help="scenes of the training world to draw")
+    parser.add_argument("--photos", type=Path, help="a folder of photographs")
     args = parser.parse_args()
     print(f"{processor()}, OpenCV {cv2.__version__}")
     whole = slice(None)
@@ -187,6 +218,10 @@ def main() -> None:
     interpolation("drawn, 480x832, 83 frames", large)
     upscaling("drawn, to 128x128", small)
     upscaling("drawn, to 480x832", large)
+    if args.photos:
+        pictures = photographs(args.photos)
+        interpolation("photographs, 240x416", list(panned(pictures)))
+        upscaling("photographs", [picture[None] for picture in pictures])
     if args.clips:
         clips, seconds = generated(args.clips)
         interpolation("tiny-wan, 128x128, 17 frames", clips)

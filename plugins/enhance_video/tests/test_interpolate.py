@@ -53,6 +53,18 @@ def test_an_object_is_where_it_must_be_at_that_time(t):
     assert psnr(made, true) > psnr(mixed(first, second, t), true) + 6
 
 
+def test_an_object_as_bright_as_the_ground_is_seen_by_its_colour():
+    clip = np.full((3, 96, 128, 3), (60, 130, 60), np.uint8)
+    equally_bright = (226, 50, 40)
+    rows, columns = np.mgrid[0:96, 0:128]
+    for index, frame in enumerate(clip):
+        cover = np.clip(18.5 - np.hypot(columns - 40 - 4 * index, rows - 48), 0, 1)[..., None]
+        clip[index] = (frame * (1 - cover) + np.array(equally_bright) * cover).round()
+        assert np.ptp(cv2.cvtColor(clip[index], cv2.COLOR_RGB2GRAY)) <= 1
+    (made,) = in_between(clip[0], clip[2], [0.5])
+    assert psnr(made, clip[1]) > psnr(mixed(clip[0], clip[2]), clip[1]) + 6
+
+
 def test_a_still_ground_with_stripes_stays_as_it_is_beside_a_moving_object():
     """Optical flow alone moves the stripes, by whole periods: that is what pictures are compared for."""
     row = np.where(np.arange(256) // 4 % 2, 120, 70).astype(np.uint8)

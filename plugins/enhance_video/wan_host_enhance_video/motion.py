@@ -53,7 +53,7 @@ def retime(frames: Frames, count: int, context: LaneContext) -> Frames:
 
 def in_between(first: Frames, second: Frames, times: Sequence[float]) -> list[Frames]:
     """Return the frames at ``times``, each above 0 (``first``) and below 1 (``second``); all are (height, width, 3)."""
-    forth, back = _flow(first, second), _flow(second, first)
+    forth, back = _flows(first, second)
     unmoved = _difference(first, second)
     made = []
     for t in times:
@@ -65,11 +65,23 @@ def in_between(first: Frames, second: Frames, times: Sequence[float]) -> list[Fr
     return made
 
 
-def _flow(source: Frames, target: Frames) -> Field:
-    """Return how far each pixel of ``source`` moves, (height, width, xy) in pixels."""
+def _flows(first: Frames, second: Frames) -> tuple[Field, Field]:
+    """Return how far each pixel of either moves to the other, (height, width, xy) in pixels."""
+    gray_first, gray_second = _in_gray(first, second)
     search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grays = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (source, target))
-    return np.asarray(search.calc(*grays, None), np.float32)
+    forth, back = search.calc(gray_first, gray_second, None), search.calc(gray_second, gray_first, None)
+    return np.asarray(forth, np.float32), np.asarray(back, np.float32)
+
+
+def _in_gray(first: Frames, second: Frames) -> tuple[Frames, Frames]:
+    """Return both in one channel, along the line of colours on which they differ most: all of them may be equally bright."""
+    difference = (first.astype(np.float64) - second).reshape(-1, 3)
+    _, lines = np.linalg.eigh(difference.T @ difference)  # sums of whole numbers: exact in any order
+    line = lines[:, -1:].T.astype(np.float32)
+    along = [cv2.transform(frame.astype(np.float32), line) for frame in (first, second)]
+    low, high = min(part.min() for part in along), max(part.max() for part in along)
+    gray_first, gray_second = (((part - low) * (255 / max(high - low, 1))).astype(np.uint8) for part in along)
+    return gray_first, gray_second
 
 
 def _moved(frame: Frames, field: Field) -> Frames:
