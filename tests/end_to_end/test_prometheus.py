@@ -1,8 +1,10 @@
 """A real Prometheus scrapes a working worker: what the dashboard asks for is there, and the numbers are right."""
 
+import http.client
 import json
 import shutil
 import socket
+import statistics
 import subprocess
 import time
 import urllib.parse
@@ -12,7 +14,7 @@ import pytest
 import yaml
 
 from tests.deploy.monitoring import ALERTS, alerts, filled_in, panel_queries
-from tests.end_to_end.conftest import payload
+from tests.end_to_end.conftest import Site, payload
 
 pytestmark = [
     pytest.mark.long,
@@ -79,8 +81,6 @@ class Prometheus:
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory, plugins):
     """A worker that was scraped before, while and after it did jobs of all kinds."""
-    from tests.end_to_end.conftest import Site
-
     folder = tmp_path_factory.mktemp("scraped")
     with Site(folder, plugins) as site:
         site.receiver.answer = lambda request: 503 if request.report["job_id"] == RECEIVER_DOWN else 200
@@ -154,3 +154,23 @@ def test_promtool_finds_nothing_to_say_about_a_scrape(scraped):
     text = site.workers[0].get("/metrics")[1]
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.timeout(300)
+def test_a_scrape_takes_less_than_20_ms_after_1000_jobs(tmp_path, plugins):
+    with Site(tmp_path, plugins) as site:
+        worker = site.start()
+        for number in range(1000):
+            job = {"id": f"job-{number}", "type": "image_fast", "prompt": "x", "user_id": f"user-{number}"}
+            site.push(json.dumps(job | {"config": {"width": 64, "height": 64}}))
+        for number in range(1000):
+            site.receiver.wait_for(f"job-{number}", "completed")
+        assert 'wan_host_jobs_total{job_type="image_fast",model="instant",outcome="completed"' in worker.get("/metrics")[1]
+        scraper, taken = http.client.HTTPConnection("127.0.0.1", worker.port()), []
+        for _ in range(21):
+            started = time.perf_counter()
+            scraper.request("GET", "/metrics")
+            scraper.getresponse().read()
+            taken.append(time.perf_counter() - started)
+        scraper.close()
+        assert statistics.median(taken) < 0.02
