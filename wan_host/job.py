@@ -17,7 +17,7 @@ from typing import Any
 
 from wan_host.errors import InvalidJob, UnknownModel, UnsupportedRequest, shown
 from wan_host.frame_processors import FrameProcessor, plan
-from wan_host.model import JobDefaults, ModelInfo, ReferenceMode
+from wan_host.model import NO_MODEL, JobDefaults, ModelInfo, ReferenceMode
 from wan_host.payload import TIME_RULE, LoraEntry, Payload, PayloadConfig, PayloadMetadata
 from wan_host.request import GenerationRequest, Lora
 
@@ -166,10 +166,11 @@ def _choose_model(asked: str | None, default: str | None, models: Mapping[str, M
     usable = {name: model for name, model in models.items() if model.kind == "generate"}
     name = asked or default
     if name is None:
-        raise UnknownModel(
-            "config.model: no model is installed, so there is nothing to run; install a model plugin (wan-host-tiny-wan runs "
-            "anywhere) or put a Wan checkpoint into the models folder, then see `wan-host models list`"
-        )
+        if usable:
+            raise UnknownModel(
+                f"config.model: it is missing, and no WAN_HOST_MODEL says which to take; there are {_listed(usable)}"
+            )
+        raise UnknownModel(f"config.model: {NO_MODEL}")
     if name not in usable:
         hint = _hint(name, usable)
         where = "config.model" if asked else "WAN_HOST_MODEL"

@@ -8,6 +8,10 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal
 
+NO_MODEL = (
+    "no model is installed: `pip install wan-host-tiny-wan` brings a small one that runs anywhere, "
+    "`pip install wan-host-wan21` runs Wan 2.1 checkpoints (`wan-host models pull wan2.1-vace-1.3b`)"
+)
 MediaKind = Literal["image", "video"]
 Solver = Literal["unipc", "dpm++"]
 

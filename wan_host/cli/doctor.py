@@ -98,7 +98,7 @@ def _plugins(settings: Settings, hooks: Hooks) -> Iterator[Finding]:
 
 
 def _models(settings: Settings, hooks: Hooks) -> Iterator[Finding]:
-    from wan_host.cli.models import no_model_hint
+    from wan_host.model import NO_MODEL
 
     registry = hooks.registry
     for name, reason in registry.orphans.items():
@@ -108,7 +108,7 @@ def _models(settings: Settings, hooks: Hooks) -> Iterator[Finding]:
         text = f"{name}: {model.path} is not there" if missing else f"{name}: {model.path or model.runner}"
         yield Finding("bad" if missing else "ok", "model", text)
     if not registry.models:
-        yield Finding("bad", "model", no_model_hint())
+        yield Finding("bad", "model", NO_MODEL)
     elif registry.default_model(settings.model) is None:
         yield Finding("warn", "model", "several models and no WAN_HOST_MODEL: jobs must name one in config.model")
     elif settings.model is not None and settings.model not in registry.models:

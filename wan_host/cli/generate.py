@@ -48,9 +48,9 @@ _REFERENCES = ("image", "first_frame", "last_frame")
 @click.option("--devices", help="'all', or names such as cuda:0 or cpu; one is used.")
 def generate(prompt: str, output: Path, job_type: str, negative_prompt: str | None, devices: str | None, **config: Any) -> None:
     """Generate from PROMPT into a folder: 0.mp4 (or 0.png), 0.thumb.webp and report.json."""
-    from wan_host.cli.models import no_model_hint
     from wan_host.cli.setup import prepare_hooks, prepare_settings
     from wan_host.errors import UnknownModel
+    from wan_host.model import NO_MODEL
     from wan_host.payload import parse_payload
 
     settings = prepare_settings({"devices": devices}, log_level="warning")
@@ -67,7 +67,7 @@ def generate(prompt: str, output: Path, job_type: str, negative_prompt: str | No
     if negative_prompt is not None:
         payload["negative_prompt"] = negative_prompt
     if not hooks.models() and settings.model is None:
-        raise UnknownModel(no_model_hint())
+        raise UnknownModel(NO_MODEL)
     checked = parse_payload(json.dumps(payload))
     for path in asyncio.run(_generate(checked, settings=settings, hooks=hooks, output=output)):
         click.echo(path)

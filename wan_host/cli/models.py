@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from wan_host.cli.extensions import ExtensibleGroup
-from wan_host.model import ReferenceMode
+from wan_host.model import NO_MODEL, ReferenceMode
 
 _GIGABYTE = 1e9
 
@@ -38,19 +38,11 @@ def list_models() -> None:
     for name, reason in registry.orphans.items():
         print_problem(f"model {name}: {reason}")
     if not registry.models:
-        click.echo(no_model_hint())
+        click.echo(NO_MODEL)
     elif default is None:
         click.echo("Jobs must name a model: set WAN_HOST_MODEL to choose one for those that do not.")
     elif default not in registry.models:
         print_problem(f"WAN_HOST_MODEL: {default!r} is offered by no installed plugin")
-
-
-def no_model_hint() -> str:
-    """Say how to get a model."""
-    return (
-        "No model is installed: `pip install wan-host-tiny-wan` brings a small one that runs anywhere, "
-        "`pip install wan-host-wan21` runs Wan 2.1 checkpoints (`wan-host models pull wan2.1-vace-1.3b`)."
-    )
 
 
 def _size(path: str) -> str:

@@ -33,13 +33,14 @@ def run(*, once: bool, drain: bool, **flags: object) -> None:
     SIGTERM and ctrl-C stop in good order: no new jobs, running ones end within the grace time or are handed back. A second
     ctrl-C stops at once. SIGUSR1 drains: no new jobs, running ones end in their own time.
     """
-    from wan_host.cli.setup import check_job_types, check_publisher, prepare_hooks, prepare_settings
+    from wan_host.cli.setup import check_job_types, check_publisher, prepare_hooks, prepare_settings, warn_of_no_model
     from wan_host.server.listener import HttpServer
     from wan_host.worker import Worker
 
     settings = prepare_settings(flags)
     hooks = prepare_hooks(settings)
     check_publisher(settings, hooks)
+    warn_of_no_model(hooks)
     check_job_types(settings, hooks)
 
     async def main() -> int:

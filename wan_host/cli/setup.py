@@ -13,6 +13,7 @@ from wan_host.builtin.callback import HttpCallback
 from wan_host.builtin.local import LocalPublisher
 from wan_host.errors import SettingsError
 from wan_host.hooks import Hooks
+from wan_host.model import NO_MODEL
 from wan_host.plugins import discover
 from wan_host.settings import Settings, load_settings, unknown_settings
 
@@ -50,6 +51,12 @@ def prepare_hooks(settings: Settings) -> Hooks:
     for line in unknown_settings(record.name for record in registry.records):
         log.warning("unknown setting", problem=line)
     return Hooks(registry)
+
+
+def warn_of_no_model(hooks: Hooks) -> None:
+    """Log how to get a model where there is none: the worker starts, but is not ready."""
+    if not any(model.kind == "generate" for model in hooks.models().values()):
+        log.warning("jobs cannot be run", problem=NO_MODEL)
 
 
 def check_publisher(settings: Settings, hooks: Hooks) -> None:
