@@ -104,6 +104,14 @@ def test_checkpoints_are_saved_when_they_are_due_and_gone_on_from(tmp_path):
     assert news(sent) == [("saved", 2), ("saved", 4), ("resumed", 4)]
 
 
+def test_a_runner_that_cannot_be_gone_on_from_at_every_step_is_saved_at_the_next_one(tmp_path):
+    sent = []
+    context = kept_by(tmp_path, sent, every=3)
+    context.resume({})
+    go(context, [1, 2, 5, 6, 7, 8, 9, 11], 20)
+    assert news(sent) == [("saved", 5), ("saved", 8), ("saved", 11)]
+
+
 @pytest.mark.parametrize(("identity", "made_with"), [({"job": "other"}, {"torch": "2"}), (None, {"torch": "3"})])
 def test_a_checkpoint_of_something_else_is_ignored_and_replaced(tmp_path, identity, made_with):
     sent = []

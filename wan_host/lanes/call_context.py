@@ -47,7 +47,7 @@ class CallContext:
         self._busy = 0.0
         self._plan = call.checkpoint if isinstance(call, RunGenerate) else None
         self._identity: dict[str, str] | None = None
-        self.resumed_at = 0
+        self.resumed_at = self._saved_at = 0
         """The step of the checkpoint that was gone on from."""
 
     def begin(self, stage: str) -> None:
@@ -120,14 +120,15 @@ class CallContext:
             self._tell("ignored", checkpoint.step_of(Path(self._plan.path)), str(error))
             return None
         if found is not None:
-            self.resumed_at = found.step
+            self.resumed_at = self._saved_at = found.step
             self._tell("resumed", found.step)
         return found
 
     def checkpoint(self, save: Callable[[], Checkpoint]) -> None:
         """Keep what ``save`` returns if a checkpoint is due; one that cannot be kept costs nothing but itself."""
-        if self._plan is None or self._identity is None or self._step == 0 or self._step % self._plan.every:
+        if self._plan is None or self._identity is None or self._step - self._saved_at < self._plan.every:
             return
+        self._saved_at = self._step
         try:
             checkpoint.write(Path(self._plan.path), save(), self._identity)
         except (JobCancelled, DeadlineExceeded):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch  # noqa: TID253  # a test of torch code
 from wan_host_wan21.generation import generate
+from wan_host_wan21.resuming import restore, save
+from wan_host_wan21.turbo import Turbo, scheduler_for
 
 from wan_host import Checkpoint, JobCancelled, ReferenceMode, References
 
@@ -134,3 +139,39 @@ def test_versions_and_the_precision_of_the_weights_are_named(t2v, video, recorde
     assert set(keeper.made_with) == {"wan21", "torch", "diffusers", "weights"}
     assert keeper.made_with["weights"] == "exact"
     assert all(isinstance(array, np.ndarray) for array in keeper.kept[1].arrays.values())
+
+
+@pytest.mark.parametrize("solver", ["unipc", "dpm++"])
+def test_the_fast_preset_goes_on_from_every_step_that_it_offers(solver, vace, video, recorder):
+    request = video(sample_solver=solver, num_inference_steps=12, preset="fast")
+    whole = Keeper(recorder)
+    expected = frames(generate(request, vace, whole))
+    assert len(whole.kept) >= 2
+    for step, kept in whole.kept.items():
+        assert frames(generate(request, vace, Keeper(recorder, goes_on_from=kept))) == expected, f"step {step}"
+
+
+@pytest.mark.parametrize("sampler", ["euler", "lcm"])
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_the_few_steps_of_turbo_go_on(sampler, done):
+    turbo = Turbo(path=Path(), sampler=sampler, sigmas=(1.0, 0.75, 0.5, 0.25))
+    predictions = torch.randn(4, 1, 2, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+
+    def run(scheduler, latents, predictions):
+        scheduler.set_timesteps(4)
+        for prediction, timestep in zip(predictions, scheduler.timesteps, strict=True):
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        return latents
+
+    noise = torch.Generator().manual_seed(5)
+    expected = run(scheduler_for(turbo, noise), predictions[0], predictions)
+    noise = torch.Generator().manual_seed(5)
+    scheduler = scheduler_for(turbo, noise)
+    scheduler.set_timesteps(4)
+    latents = predictions[0]
+    for prediction, timestep in zip(predictions[:done], scheduler.timesteps[:done], strict=True):
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+    kept = restore(save(step=done, done=done, clips=(), latents=latents, generator=noise, scheduler=scheduler)).start
+    other = torch.Generator()
+    other.set_state(kept.generator)
+    assert torch.equal(run(kept.schedule(scheduler_for(turbo, other)), kept.latents, predictions[done:]), expected)

@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+POINTS = 2
+"""Computed steps that one which is not computed is drawn through."""
+
 
 class Preset(StrEnum):
     """How a job trades exactness for speed; chosen by ``config.preset``."""
@@ -31,8 +34,16 @@ class Schedule:
     sigmas: tuple[float, ...]
 
     def restartable(self, step: int) -> bool:
-        """Whether another process can go on after ``step`` steps: the next one must need nothing of those before it."""
-        return step >= len(self.computed) or self.computed[step]
+        """Whether another process can go on after ``step`` steps with the same bits: the rest must need nothing of those before.
+
+        A step that is not computed needs the last two that were (``step_cache``).
+        """
+        fresh = 0
+        for computed in self.computed[step:]:
+            if not computed and fresh < POINTS:
+                return False
+            fresh += computed
+        return True
 
     def passes(self, *, guidance: bool) -> int:
         """How many times the whole transformer runs."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers.hooks import HookRegistry, ModelHook  # noqa: TID253  # this module is imported with a loaded model
 
+from wan_host_wan21.presets import POINTS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from wan_host_wan21.presets import Schedule
 
 _NAME = "wan_host_step_cache"
-_POINTS = 2
-"""Changes kept for each pass, to follow how they move from step to step."""
 
 
 class StepCache:
@@ -93,7 +93,7 @@ class StepCache:
         if schedule is not None and reused:
             points = self._changes.setdefault(which, [])
             points.append((schedule.sigmas[self._step], found[1]))
-            del points[:-_POINTS]
+            del points[:-POINTS]
         return found[0]
 
     def _change(self, which: int) -> torch.Tensor:
@@ -102,7 +102,7 @@ class StepCache:
         if not points or self._schedule is None:
             raise RuntimeError(f"step {self._step} reuses what no step before it has computed")
         last, change = points[-1]
-        if len(points) < _POINTS:
+        if len(points) < POINTS:
             return change
         before, earlier = points[-2]
         weight = (self._schedule.sigmas[self._step] - last) / (last - before)
