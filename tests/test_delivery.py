@@ -128,12 +128,15 @@ class Queue:
 
     async def report_accepted(self, report, note=None):
         self.told.append(("accepted", report.job_id, note))
+        return len(self.due)
 
     async def report_retry(self, report, delay, error):
         self.told.append(("retry", report.job_id, delay, error))
+        return len(self.due)
 
     async def report_refused(self, report, error):
         self.told.append(("refused", report.job_id, error))
+        return len(self.due)
 
 
 def outbox(queue, *sinks, give_up_after=3600.0, timeout=5.0):
@@ -147,6 +150,18 @@ async def test_what_is_accepted_is_told_to_the_queue_with_the_receivers_remark()
     queue = Queue(pending("a"), pending("b"))
     await outbox(queue, sink("accepted", "200 OK")).drain()
     assert sorted(queue.told) == [("accepted", "a", "200 OK"), ("accepted", "b", "200 OK")]  # both at the same time
+
+
+@pytest.mark.parametrize(("answer", "owed"), [("accepted", 0), ("refused", 0), ("retry", 1)])
+async def test_the_gauge_of_owed_reports_follows_every_delivery(answer, owed):
+    class Owing(Queue):
+        async def report_retry(self, report, delay, error):
+            return 1 + await super().report_retry(report, delay, error)
+
+    made = outbox(Owing(pending()), sink(answer))
+    made._metrics.report_pending.set(1)
+    await made.drain()
+    assert f"wan_host_report_pending {owed}.0" in made._metrics.render().decode()
 
 
 async def test_what_is_refused_is_kept_with_the_reason():
@@ -240,7 +255,7 @@ async def test_one_report_that_cannot_be_noted_does_not_hold_up_the_others(monke
         async def report_accepted(self, report, note=None):
             if report.job_id == "bad":
                 raise KeyError("bug")
-            await super().report_accepted(report, note)
+            return await super().report_accepted(report, note)
 
     slow = plugin(deliver_report=lambda report: (report.job_id == "bad" or time.sleep(0.1)) and None)
     first = Picky(pending("bad"), pending("j0"), pending("j1"))
@@ -259,8 +274,8 @@ async def test_a_retry_wakes_the_outbox_when_it_is_due(monkeypatch):
 
     class Repeating(Queue):
         async def report_retry(self, report, delay, error):
-            await super().report_retry(report, delay, error)
             self.due.append(pending(tries=1))
+            return await super().report_retry(report, delay, error)
 
     queue = Repeating(pending())
     made = outbox(queue, plugin(deliver_report=lambda: answers.pop()))  # noqa: PLW0108  # hookimpl marks no built-in

@@ -132,17 +132,18 @@ class Outbox:
         told = {"job": report.job_id, "attempt": report.attempt, "stage": "report", "status": report.status, "note": answer.note}
         age = time.monotonic() + self._server_offset - pending.since
         if answer.outcome == "accepted":
-            await self._queue.report_accepted(pending, answer.note or None)
+            owed = await self._queue.report_accepted(pending, answer.note or None)
             log.info("report accepted", **told)
         elif answer.outcome == "refused":
-            await self._queue.report_refused(pending, answer.note)
+            owed = await self._queue.report_refused(pending, answer.note)
             log.error("report refused", **told)
         elif age > self._give_up_after:
-            await self._queue.report_refused(pending, f"given up after {age / 3600:.1f} hours: {answer.note}")
+            owed = await self._queue.report_refused(pending, f"given up after {age / 3600:.1f} hours: {answer.note}")
             log.error("report given up", **told)
         else:
             delay = max(answer.retry_after or 0.0, min(_FIRST_DELAY * 2 ** min(pending.tries, _MOST_DOUBLINGS), _LONGEST_DELAY))
             delay = min(delay, max(self._give_up_after - age, _FIRST_DELAY))  # one last try when its time is up
-            await self._queue.report_retry(pending, delay, answer.note)
+            owed = await self._queue.report_retry(pending, delay, answer.note)
             self._wake_in(delay + _RETRY_SLACK)
             log.warning("report will be sent again", **told, seconds=delay)
+        self._metrics.report_pending.set(owed)  # a busy worker's next poll may be minutes away

@@ -60,7 +60,7 @@ async def test_a_report_of_a_failed_job_leaves_it_failed(queue):
 async def test_a_report_that_is_to_be_tried_again_comes_to_any_worker_after_its_delay(finished, open_):
     other = await open_("w2")
     (report,) = await finished.due_reports()
-    await finished.report_retry(report, 0.1, "503")
+    assert await finished.report_retry(report, 0.1, "503") == 1
     assert await other.due_reports() == []
     poll = await other.poll(claims=0)
     assert (poll.due_reports, poll.pending_reports) == (0, 1), "it waits for its next try, and is still owed"
@@ -69,7 +69,8 @@ async def test_a_report_that_is_to_be_tried_again_comes_to_any_worker_after_its_
     (again,) = await other.due_reports()
     assert (again.tries, again.error, again.sequence, again.attempt) == (1, "503", report.sequence, 1)
     assert await finished.due_reports() == []
-    await other.report_accepted(again)
+    assert await other.report_accepted(again) == 0
+    assert await other.report_accepted(again) == 0, "a repetition"
     assert (await other.job("a")).status == "completed"
     assert (await other.poll(claims=0)).pending_reports == 0
 

@@ -35,20 +35,24 @@ class Outbox(Session):
         rows = await self._run("reports", str(limit), str(round(DELIVERY_SECONDS * 1000)))
         return [report_from(row) for row in rows]
 
-    async def report_accepted(self, report: PendingReport, note: str | None = None) -> None:
-        """Note that the receiver has it: a published job is completed now. ``note``: what the receiver remarked."""
-        await self._outcome(report, "accepted", 0, note or "")
+    async def report_accepted(self, report: PendingReport, note: str | None = None) -> int:
+        """Note that the receiver has it: a published job is completed now. ``note``: what the receiver remarked.
 
-    async def report_retry(self, report: PendingReport, delay: float, error: str) -> None:
+        Returns how many reports are still owed, as `report_retry` and `report_refused` do.
+        """
+        return await self._outcome(report, "accepted", 0, note or "")
+
+    async def report_retry(self, report: PendingReport, delay: float, error: str) -> int:
         """Let the report become due again in ``delay`` seconds, for any worker."""
-        await self._outcome(report, "retry", delay, error)
+        return await self._outcome(report, "retry", delay, error)
 
-    async def report_refused(self, report: PendingReport, error: str) -> None:
+    async def report_refused(self, report: PendingReport, error: str) -> int:
         """Note that the receiver will never take it; `JobQueue.retry` sends it anew."""
-        await self._outcome(report, "refused", 0, error)
+        return await self._outcome(report, "refused", 0, error)
 
-    async def _outcome(self, report: PendingReport, outcome: str, delay: float, text: str) -> None:
-        await self._run("report", report.job_id, str(report.sequence), outcome, str(round(delay * 1000)), _tidy(text))
+    async def _outcome(self, report: PendingReport, outcome: str, delay: float, text: str) -> int:
+        told = (report.job_id, str(report.sequence), outcome, str(round(delay * 1000)), _tidy(text))
+        return int(await self._run("report", *told))
 
     def _keep_own(self, report: PendingReport) -> None:
         """Remember the report of a job that this worker has finished: it is already leased to it."""

@@ -2,15 +2,14 @@
 --
 -- ARGV[3]  job id    ARGV[4]  its sequence number    ARGV[5]  accepted | retry | refused
 -- ARGV[6]  delay until the next try (ms)    ARGV[7]  note of the receiver, or the error
--- reply    the job's status, or '' when a newer report (or none) is in the outbox
+-- reply    how many reports the outbox still holds
 
 writes()
 local id, outcome = ARGV[3], ARGV[5]
 local job = job_key(id)
 local state = fields(job, 'status', 'report_sequence', 'report_state', 'report_tries')
 if state.report_sequence ~= ARGV[4] or state.report_state ~= 'pending' then
-  if state.report_sequence == ARGV[4] and state.report_state == outcome then return state.status end
-  return ''
+  return redis.call('ZCARD', OUTBOX)  -- a repetition, or a newer report took its place
 end
 if outcome == 'retry' then
   if not remembered() then
@@ -20,7 +19,7 @@ if outcome == 'retry' then
     remember(1)
   end
   redis.call('EXPIRE', job, int(retention))
-  return state.status
+  return redis.call('ZCARD', OUTBOX)
 end
 redis.call('ZREM', OUTBOX, id)
 redis.call('HSET', job, 'report_state', outcome, outcome == 'accepted' and 'report_note' or 'report_error', ARGV[7])
@@ -29,4 +28,4 @@ if state.status == 'published' then
   redis.call('HSET', job, 'status', state.status)
 end
 redis.call('EXPIRE', job, int(retention))
-return state.status
+return redis.call('ZCARD', OUTBOX)
