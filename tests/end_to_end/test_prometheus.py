@@ -84,7 +84,7 @@ def scraped(tmp_path_factory, plugins):
     folder = tmp_path_factory.mktemp("scraped")
     with Site(folder, plugins) as site:
         site.receiver.answer = lambda request: 503 if request.report["job_id"] == RECEIVER_DOWN else 200
-        worker = site.start(WAN_HOST_MAX_ATTEMPTS="2")
+        worker = site.start(WAN_HOST_MAX_ATTEMPTS="2", WAN_HOST_LEASE_SECONDS="15")
         with Prometheus(folder / "prometheus", worker.port()) as prometheus:
             prometheus.wait_for('up{job="wan-host"}', 1)
             prometheus.wait_for("wan_host_attempts_total", 0)

@@ -81,7 +81,7 @@ def function(name, **environment):
     inherited = {key: value for key, value in os.environ.items() if key in {"PATH", "HOME"}}
     process = subprocess.Popen(
         [DENO, "run", "--no-remote", "--allow-net=127.0.0.1", "--allow-env", FUNCTIONS / name / "index.ts"],
-        env={**inherited, "DENO_SERVE_ADDRESS": "tcp:127.0.0.1:0", "NO_COLOR": "1", **environment},
+        env={**inherited, "DENO_SERVE_ADDRESS": "tcp:127.0.0.1:0", "NO_COLOR": "1", "DENO_NO_UPDATE_CHECK": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
