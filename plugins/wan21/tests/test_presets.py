@@ -227,6 +227,34 @@ def test_compiled_and_fused_blocks_give_what_they_gave(load_tiny, video, picture
     assert np.abs(fused.clips[0].frames.astype(int) - plain.clips[0].frames).max() <= 1
 
 
+def test_warming_up_compiles_every_default_shape_at_load(tiny_folder, info_of, recorder, monkeypatch):
+    from wan_host_wan21 import acceleration
+    from wan_host_wan21.model import load
+
+    from wan_host import JobDefaults
+
+    compiled, made = torch.compile, []
+
+    def compiles(*args, **options):
+        made.append(options)
+        return compiled(*args, **options | {"backend": "eager"})
+
+    monkeypatch.setattr(torch, "compile", compiles)
+    monkeypatch.setenv("WAN_HOST_WAN21_COMPILE", "true")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    types = {
+        "video": JobDefaults(media="video", width=32, height=48, frames=7),
+        "image": JobDefaults(media="image", width=32, height=32),
+    }
+    context = recorder()
+    load(info_of(tiny_folder("vace"), job_types=types), context)
+    warmed = [event for event in context.events if event.startswith("warming up")]
+    assert warmed == ["warming up 32x32, 1 frames"] * 2 + ["warming up 32x48, 9 frames"] * 2
+    assert all(options["dynamic"] is False and options["fullgraph"] for options in made)
+    assert acceleration.os.environ["TORCHINDUCTOR_CACHE_DIR"].endswith("wan21/inductor")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+
+
 def turbo_file(path, transformer, **header):
     torch.manual_seed(3)
     state = {}
@@ -348,3 +376,26 @@ def test_presets_are_offered_as_they_can_be_had(vace, tmp_path):
 def test_nothing_is_put_in_on_a_cpu_for_exact(vace):
     assert vace.acceleration.enter(Preset.EXACT, Placement.RESIDENT, tokens=18, adapters=False) == {}
     assert vace.acceleration.cache.graphs is None
+
+
+def test_a_decoder_in_another_layout_and_with_compiled_norms_decodes_the_same(tiny_folder, monkeypatch):
+    from diffusers import AutoencoderKLWan
+    from wan_host_wan21.decoding import refined
+
+    vae = AutoencoderKLWan.from_pretrained(tiny_folder("t2v") / "vae").eval()
+    latents = torch.randn(1, 16, 3, 4, 4)
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *args, **options: compiled(*args, **options, backend="eager"))
+    with torch.no_grad():
+        plain = vae.decode(latents, return_dict=False)[0]
+        made = refined(vae, channels_last=True, compiles=True).decode(latents, return_dict=False)[0]
+    assert torch.allclose(made, plain, atol=1e-5)
+    assert any(
+        parameter.is_contiguous(memory_format=torch.channels_last_3d) for parameter in vae.parameters() if parameter.ndim == 5
+    )
+
+
+def test_settings_of_the_decoder_are_refused_where_there_is_no_cuda(load_tiny, monkeypatch):
+    monkeypatch.setenv("WAN_HOST_WAN21_DECODE_DTYPE", "bfloat16")
+    with pytest.raises(ModelLoadFailed, match=r"WAN_HOST_WAN21_DECODE_\* are settings for CUDA; on cpu"):
+        load_tiny("t2v")

@@ -35,6 +35,10 @@ class PromptEmbeddings:
         """Whether a text needs no encoding."""
         return text in self._kept
 
+    def forget(self) -> None:
+        """Drop every kept embedding."""
+        self._kept.clear()
+
     def encode(self, text: str) -> torch.Tensor:
         """Return the embedding of one text. Call under ``torch.no_grad``: an embedding that carries a graph must not be kept."""
         found = self._kept.get(text)

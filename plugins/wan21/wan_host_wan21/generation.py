@@ -74,7 +74,7 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
             with context.stage("denoise"):
                 latents = latents_for(chosen, request, model, prompts, seed=seed, steps=steps)
             with context.stage("decode"):
-                frames = decode(model.components.vae, latents, model.processor)[: request.frames]
+                frames = decode(model.decoder, latents, model.processor)[: request.frames]
             if chosen.pins and model.settings.pin_frames:
                 frames, pinned = _pinned(frames, chosen)
                 facts |= pinned

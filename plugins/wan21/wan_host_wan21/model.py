@@ -10,6 +10,7 @@ from wan_host import Lora, OutOfMemory
 from wan_host_wan21.acceleration import Acceleration
 from wan_host_wan21.checkpoint import Checkpoint, recognise
 from wan_host_wan21.components import Components, load_components
+from wan_host_wan21.decoding import decoder_of
 from wan_host_wan21.embeddings import PromptEmbeddings
 from wan_host_wan21.hub import fetch, parse
 from wan_host_wan21.loras import Loras
@@ -55,6 +56,7 @@ class Wan21:
         self.placer = Placer(components, self.device, settings)
         self.embeddings = PromptEmbeddings(components, self.device)
         self.previews = Previews(components.vae, self.device)
+        self.decoder = decoder_of(components.vae, self.device, settings)
         self.processor = VideoProcessor(vae_scale_factor=components.vae.config.scale_factor_spatial)
         self.pipelines = _pipelines(checkpoint, components)
         for pipeline in self.pipelines.values():
@@ -85,6 +87,7 @@ class Wan21:
         for pipeline in self.pipelines.values():
             pipeline.maybe_free_model_hooks()
         self.components.vae.clear_cache()
+        self.decoder.clear_cache()
         self.acceleration.end()
         self.placer.settle()
 
@@ -92,7 +95,7 @@ class Wan21:
         """Give the memory back."""
         import gc
 
-        for name in ("pipelines", "components", "embeddings", "loras", "placer", "previews", "acceleration"):
+        for name in ("pipelines", "components", "embeddings", "loras", "placer", "previews", "acceleration", "decoder"):
             self.__dict__.pop(name, None)
         gc.collect()
         empty_cache(self.device)
@@ -108,7 +111,7 @@ class Wan21:
         for note, modules in (
             ("encoding the prompt", encoder.block),
             ("encoding with the VAE", [vae.encoder]),
-            ("decoding", [vae.decoder]),
+            ("decoding", [self.decoder.decoder]),
             ("denoising", transformers.values()),
         ):
             for module in modules:
@@ -151,6 +154,9 @@ def load(info: ModelInfo, context: LaneContext) -> Wan21:
         model.placer.place(model.placer.admit_largest(info))
         context.progress(f"placed: {model.placer.current}")
         if model.settings.warm_up and model.placer.current is Placement.RESIDENT and not model.loras.differ(()):
-            shapes = {(generated_frames(kind.frames), kind.width, kind.height) for kind in info.job_types.values()}
+            shapes = {
+                (1 if kind.media == "image" else generated_frames(kind.frames), kind.width, kind.height)
+                for kind in info.job_types.values()
+            }
             model.acceleration.warm_up(shapes, context.progress)
     return model
