@@ -27,6 +27,8 @@ RUN_BY = {  # a command's beginning, and the test that runs it or the steps behi
     "wan-host run": "tests/end_to_end/test_worker.py",
     "wan-host models import": "plugins/wan21/tests/test_native.py",
     "wan-host models pull": "plugins/wan21/tests/test_pull.py",
+    "wan-host plugin new": "tests/test_scaffold.py",
+    "wan-host plugin test": "tests/test_scaffold.py",
     "docker build": "tests/deploy/test_dockerfile.py",
     "wan-host ": "tests/end_to_end/test_documents.py",
     "redis-cli RPUSH": "tests/end_to_end/test_documents.py",
