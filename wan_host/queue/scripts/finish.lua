@@ -6,6 +6,22 @@
 -- ARGV[10] time (ms) that the caller has for delivering the report itself before others may
 -- reply    {'ours', sequence, now, number of the run} or {'gone'} or {'lost'}
 
+local KEPT_BYTES = 16384
+
+-- Of a large payload what people ask for is kept: its pictures, as data: URIs, are cut out. '' where it stays too large.
+local function outline(payload)
+  local function cut(value)
+    if type(value) == 'table' then
+      for key, item in pairs(value) do value[key] = cut(item) end
+    elseif type(value) == 'string' and value:sub(1, 5) == 'data:' then
+      return value:match('^data:[%w/+.-]*') .. '... (' .. int(#value) .. ' characters)'
+    end
+    return value
+  end
+  local ok, short = pcall(function() return cjson.encode(cut(cjson.decode(payload))) end)
+  return ok and #short <= KEPT_BYTES and short or ''
+end
+
 writes()
 local id, token, status, report = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local job = job_key(id)
@@ -25,6 +41,9 @@ if ARGV[9] ~= '' then
   local head = state.head ~= '' and state.head or head_of(state.payload)
   redis.call('HSET', job, 'dead', bury(id, ARGV[9], ARGV[8], head, state.size == '' and '0' or state.size))
 end
-if (status == 'published' or status == 'completed') and #state.payload > 16384 then redis.call('HDEL', job, 'payload') end
+if (status == 'published' or status == 'completed') and #state.payload > KEPT_BYTES then
+  local short = outline(state.payload)
+  if short == '' then redis.call('HDEL', job, 'payload') else redis.call('HSET', job, 'payload', short) end
+end
 redis.call('EXPIRE', job, int(retention))
 return {'ours', sequence, int(now), state.runs}
