@@ -122,6 +122,18 @@ def test_compose_mounts_files_that_are_there():
             assert source in COMPOSE["volumes"] or (DEPLOY / source).is_dir()
 
 
+def test_grafana_and_prometheus_find_each_other_and_their_files():
+    services = COMPOSE["services"]
+    folder = DEPLOY / "grafana" / "provisioning"
+    (provider,) = yaml.safe_load((folder / "dashboards" / "wan-host.yml").read_text())["providers"]
+    (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text())["datasources"]
+    mounts = dict(volume.removesuffix(":ro").split(":") for volume in services["grafana"]["volumes"])
+    assert mounts["./grafana/dashboards"] == provider["options"]["path"]
+    assert mounts["./grafana/provisioning"] == "/etc/grafana/provisioning"
+    assert source["url"] == "http://prometheus:9090"
+    assert {"prometheus", "worker"} <= set(services), "the names in these addresses"
+
+
 def test_the_template_names_plugins_of_this_repository():
     named = TEMPLATE["env"]["WAN_HOST_REQUIRED_PLUGINS"].split(",")
     assert all((ROOT / "plugins" / name / "pyproject.toml").is_file() for name in named)
