@@ -147,7 +147,7 @@ def test_a_spool_over_its_quota_is_kept_and_stops_new_jobs_until_it_is_delivered
     assert file.exists()
     assert not list((tmp_path / "checkpoints").iterdir())
     assert not readiness.has_room
-    (problem,) = [item for item in readiness.problems([], stopping=False) if item.startswith("spool")]
+    (problem,) = [item for item in readiness.problems([], [], stopping=False) if item.startswith("spool")]
     assert problem == "spool: 2,000 bytes wait to be delivered, WAN_HOST_SPOOL_MAX_BYTES allows 1,000"
     file.unlink()
     retention.limit_spool()

@@ -8,11 +8,18 @@ from collections.abc import Sequence
 
 import structlog
 
+from wan_host.errors import WanHostError
 from wan_host.hooks import Hooks
 from wan_host.lanes.state import LaneState
+from wan_host.queue import JobQueue
+from wan_host.run import Run
 from wan_host.settings import Settings
 
 _DISK_CHECK_SECONDS = 2.0
+_PING_SECONDS, _PING_PATIENCE = 2.0, 5.0
+_UNANSWERED_SECONDS = 6.0
+"""A library that holds the interpreter's lock while it is loaded makes a lane silent for a moment."""
+_SILENT_SECONDS, _SILENT_STEPS = 7.0, 5
 log = structlog.get_logger("wan_host.worker")
 
 
@@ -23,6 +30,7 @@ class Readiness:
         """Nothing has been seen yet, so nothing is ready."""
         self._settings, self._registry = settings, hooks.registry
         self._queue_problem = "not connected yet"
+        self._ping_problem = ""
         self._disk_free: int | None = None
         self._spool_problem = ""
         self.lanes_started = False
@@ -60,13 +68,27 @@ class Readiness:
             self._disk_free = (await asyncio.to_thread(shutil.disk_usage, self._settings.data_dir)).free
             await asyncio.sleep(_DISK_CHECK_SECONDS)
 
-    def problems(self, lanes: Sequence[LaneState], *, stopping: bool) -> list[str]:
+    async def watch_queue(self, queue: JobQueue) -> None:
+        """Ask the queue server whether it is there, for ever: polls wait long and stand still while every lane is busy.
+
+        Not over REST, where every question is billed: there the next poll or renewal tells.
+        """
+        while queue.backend != "upstash":
+            try:
+                async with asyncio.timeout(_PING_PATIENCE):
+                    await queue.ping()
+                self._ping_problem = ""
+            except (TimeoutError, WanHostError) as error:
+                self._ping_problem = str(error) or f"the server does not answer within {_PING_PATIENCE:g} s"
+            await asyncio.sleep(_PING_SECONDS)
+
+    def problems(self, lanes: Sequence[LaneState], runs: Sequence[Run], *, stopping: bool) -> list[str]:
         """Return why no jobs can be taken; empty when they can."""
         reasons = list(self._registry.missing(self._settings.required_plugins).values())
         if stopping:
             reasons.append("the worker is stopping")
-        if self._queue_problem:
-            reasons.append(f"queue: {self._queue_problem}")
+        if self._queue_problem or self._ping_problem:
+            reasons.append(f"queue: {self._queue_problem or self._ping_problem}")
         if not self.lanes_started:
             reasons.append("lanes: starting")
         reasons += [
@@ -74,6 +96,8 @@ class Readiness:
             for lane in lanes
             if lane.status in {"failed", "restarting", "stopped"}
         ]
+        steps = {run.job_id: run.step_seconds() for run in runs}
+        reasons += [problem for lane in lanes if (problem := _hung(lane, steps.get(lane.job_id)))]
         if self._disk_full and self._disk_free is not None:
             free, needed = self._disk_free // 2**20, self._settings.min_free_bytes // 2**20
             reasons.append(f"disk: {free} MiB free in {self._settings.data_dir}, {needed} MiB are needed")
@@ -81,3 +105,13 @@ class Readiness:
         if not any(model.kind == "generate" for model in self._registry.models.values()):
             reasons.append("no model is installed")
         return reasons
+
+
+def _hung(lane: LaneState, step_seconds: float | None) -> str:
+    """Say that a lane hangs, long before its limit lets it be killed; empty where nothing says so."""
+    if lane.unanswered > _UNANSWERED_SECONDS:
+        return f"lane {lane.name}: its process has not answered for {lane.unanswered:.0f} s"
+    silent = lane.silent_for or 0.0
+    if lane.stage == "denoise" and step_seconds is not None and silent > max(_SILENT_SECONDS, _SILENT_STEPS * step_seconds):
+        return f"lane {lane.name}: no step of job {lane.job_id} for {silent:.0f} s, they take {step_seconds:.2g} s"
+    return ""

@@ -145,6 +145,14 @@ class Run:
         pace = (self._last_step - since) / (self.step - first)
         return max(0.0, pace * (self.total - self.step) - (time.monotonic() - self._last_step))
 
+    def step_seconds(self) -> float | None:
+        """Seconds of a denoising step: as measured, else as expected; None where neither is known."""
+        if self._first_step is not None and self.step > self._first_step[1]:
+            return (self._last_step - self._first_step[0]) / (self.step - self._first_step[1])
+        if self.expected is None or self.job is None:
+            return None
+        return self.expected.denoise / (self.total or self.job.request.num_inference_steps * self.job.request.num_images)
+
     def time_left(self) -> float | None:
         """Estimate how long the job still needs until it is published; None where nothing is known of such jobs yet."""
         lane, expected, now = self.seconds_left(), self.expected, time.monotonic()

@@ -85,7 +85,7 @@ class Worker:
 
     def problems(self) -> list[str]:
         """Return why this worker is not ready for jobs; empty when it is."""
-        return self._readiness.problems(self.pool.states(), stopping=self.stopping or self._draining)
+        return self._readiness.problems(self.pool.states(), self.runs(), stopping=self.stopping or self._draining)
 
     def refresh_metrics(self) -> None:
         """Set the metrics that are read when somebody asks."""
@@ -183,6 +183,7 @@ class Worker:
                 leases.keep_adopting(),
                 outbox.run(),
                 self._readiness.watch_disk(),
+                self._readiness.watch_queue(queue),
                 retention.keep_limits(),
             )
             loops = [asyncio.create_task(loop) for loop in background]

@@ -14,6 +14,7 @@ OTHERS_OFF = {"WAN_HOST_DISABLED_PLUGINS": "wan21,tiny_wan,qwen_enhance"}
 REWRITER = '''
 """An enhancer that shouts, unless a prompt steers it otherwise."""
 
+import os
 import time
 
 from wan_host import Enhancement, ModelInfo, hookimpl
@@ -21,6 +22,8 @@ from wan_host import Enhancement, ModelInfo, hookimpl
 
 @hookimpl
 def list_models():
+    if os.environ.get("REWRITER_BROKEN"):
+        raise ValueError("the test asked for an error")
     return [ModelInfo(name="shouter", family="qwen", runner="rewriter", kind="enhance", path="/models/shouter")]
 
 

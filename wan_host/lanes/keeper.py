@@ -13,7 +13,7 @@ import structlog
 
 from wan_host.errors import LaneCrashed, LaneHung, RetryableError
 from wan_host.lanes.limits import LaneLimits
-from wan_host.lanes.messages import Hello, Start, StartFailed, Stop
+from wan_host.lanes.messages import Hello, Ping, Pong, Start, StartFailed, Stop
 from wan_host.lanes.process import LaneProcess
 from wan_host.lanes.state import EndReason, LaneEnded, LaneEvent, LaneStarted
 
@@ -22,6 +22,7 @@ log = structlog.get_logger("wan_host.lanes")
 KeeperStatus = Literal["starting", "up", "restarting", "stopped", "failed"]
 _FAULTS: Final = frozenset({"crash", "hung", "device_fault", "start"})
 _STACKS_SECONDS = 0.3
+_PING_SECONDS = 2.0
 _LONGEST_PAUSE = 30.0
 
 
@@ -46,12 +47,18 @@ class Keeper:
         self._start, self._environment, self._limits = start, environment, limits
         self._on_message, self._on_event = on_message, on_event
         self._faults = 0
+        self._asked: float | None = None  # when the child was asked whether it is there, until it answers
         self._process: LaneProcess | None = None  # from its start to its end; ``child`` only while it may get calls
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._changed: asyncio.Future[None] = self._loop.create_future()
         self._hello: asyncio.Future[Hello | StartFailed] = self._loop.create_future()
         self._ending: asyncio.Future[EndReason] = self._loop.create_future()
+
+    @property
+    def unanswered(self) -> float:
+        """Seconds that the child has owed an answer to a question that costs it nothing; 0 where it owes none."""
+        return time.monotonic() - self._asked if self.status == "up" and self._asked is not None else 0.0
 
     async def start(self) -> None:
         """Start the first child and wait for it. Raises LaneCrashed or LaneHung; further tries go on until ``stop``."""
@@ -150,7 +157,11 @@ class Keeper:
             self.failure = ""
             self._set("up")
             self._on_event(LaneStarted(lane=self._start.name, pid=child.pid, seconds=seconds))
-            await self._gone(child)
+            asking = asyncio.create_task(self._keep_asking(child))
+            try:
+                await self._gone(child)
+            finally:
+                asking.cancel()
         except RetryableError as error:
             return "start", str(error), child.pid
         except Exception as error:
@@ -181,6 +192,15 @@ class Keeper:
         await asyncio.wait({child.exited}, timeout=_STACKS_SECONDS)
         raise LaneHung(f"did not start within {self._limits.start:g} s{child.last_lines()}")
 
+    async def _keep_asking(self, child: LaneProcess) -> None:
+        """Ask the child whether it is there, one question at a time: a process that is stopped or stuck does not answer."""
+        self._asked = None
+        while True:
+            if self._asked is None:
+                self._asked = time.monotonic()
+                child.send(Ping(), self._start.folder)
+            await asyncio.sleep(_PING_SECONDS)
+
     async def _gone(self, child: LaneProcess) -> None:
         waited: set[asyncio.Future[Any]] = {child.exited, self._ending}
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -193,7 +213,9 @@ class Keeper:
             await asyncio.wait({child.exited})
 
     def _hear(self, message: object) -> None:
-        if isinstance(message, Hello | StartFailed):
+        if isinstance(message, Pong):
+            self._asked = None
+        elif isinstance(message, Hello | StartFailed):
             if not self._hello.done():
                 self._hello.set_result(message)
         else:

@@ -17,11 +17,12 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Iterable
 
 from wan_host.lanes.call_context import CallContext
 from wan_host.lanes.channel import BlockingChannel
 from wan_host.lanes.hooks import make_hooks
-from wan_host.lanes.messages import Call, Cancel, Hello, Start, StartFailed, Stop
+from wan_host.lanes.messages import Call, Cancel, Hello, Ping, Pong, Start, StartFailed, Stop
 from wan_host.lanes.work import Work
 
 _PR_SET_PDEATHSIG = 1
@@ -85,13 +86,12 @@ def _control(
                     device = message.device
                     started.put(message)
                 case Cancel():
-                    for context in contexts:
-                        if context.call.call == message.call:
-                            context.cancel()
+                    _cancel(context for context in contexts if context.call.call == message.call)
                 case Stop():
-                    for context in contexts:
-                        context.cancel()
+                    _cancel(contexts)
                     calls.put(None)
+                case Ping():
+                    channel.send(Pong())
                 case _ if isinstance(message, Call):
                     contexts = [CallContext(message, device=device, send=channel.send)]  # the host sends one call at a time
                     calls.put(contexts[0])
@@ -101,6 +101,11 @@ def _control(
         traceback.print_exc()
     finally:
         _end()
+
+
+def _cancel(contexts: Iterable[CallContext]) -> None:
+    for context in contexts:
+        context.cancel()
 
 
 def _end() -> None:

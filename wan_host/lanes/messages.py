@@ -117,6 +117,16 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ping:
+    """Ask whether the child still answers; whatever its main thread does, its control thread can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pong:
+    """The answer to a Ping."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
     """The child is ready; ``models`` are the names that it can load."""
 
@@ -190,5 +200,5 @@ class Failed:
 
 
 Call = LoadModel | UnloadModel | RunGenerate | RunEnhance
-ToLane = Start | LoadModel | UnloadModel | RunGenerate | RunEnhance | Cancel | Stop
-ToHost = Hello | StartFailed | Heartbeat | Preview | CheckpointNews | Done | Failed
+ToLane = Start | LoadModel | UnloadModel | RunGenerate | RunEnhance | Cancel | Stop | Ping
+ToHost = Hello | StartFailed | Pong | Heartbeat | Preview | CheckpointNews | Done | Failed

@@ -23,8 +23,8 @@ class LaneState:
     """A lane at one moment.
 
     ``failure`` says why the status is ``failed``. ``silent_for``: seconds since the running call last made progress, None
-    where none runs. ``waiting``: calls that wait for their turn. ``restarts``: children lost so far, by reason.
-    ``gpu_busy_seconds`` only grows, over restarts too.
+    where none runs. ``unanswered``: seconds that the child owes the host an answer that costs it nothing. ``waiting``: calls that
+    wait for their turn. ``restarts``: children lost so far, by reason. ``gpu_busy_seconds`` only grows, over restarts too.
     """
 
     name: str
@@ -42,6 +42,7 @@ class LaneState:
     step: int = 0
     total: int = 0
     silent_for: float | None = None
+    unanswered: float = 0.0
     waiting: int = 0
     restarts: Mapping[str, int] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)

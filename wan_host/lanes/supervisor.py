@@ -182,6 +182,7 @@ class Lane:
             step=exchange.step if exchange is not None else 0,
             total=exchange.total if exchange is not None else 0,
             silent_for=time.monotonic() - exchange.progressed if exchange is not None else None,
+            unanswered=keeper.unanswered if keeper is not None else 0.0,
             waiting=len(self._calls) - (exchange is not None),
             restarts=dict(keeper.restarts) if keeper is not None else {},
             memory=self._dialogue.memory if child is not None else Memory(),

@@ -66,7 +66,7 @@ class _Answer:
         """Pass a message on, with our headers; a bare error becomes a problem."""
         if message["type"] == "http.response.start":
             headers = MutableHeaders(raw=message["headers"])
-            if message["status"] >= HTTPStatus.BAD_REQUEST and headers.get("content-type") != PROBLEM_TYPE:
+            if message["status"] >= HTTPStatus.BAD_REQUEST and "json" not in headers.get("content-type", ""):
                 self._replaced = True
                 kept = {name: headers[name] for name in ("allow", "content-range") if name in headers}
                 await self.problem(message["status"], _DETAILS.get(message["status"], HTTPStatus(message["status"]).phrase), kept)
