@@ -97,7 +97,6 @@ class Acceleration:
         self.cache.graphs = None
         for block in self._compiled:
             block._compiled_call_impl = None  # noqa: SLF001  # what Module.compile sets; it has no way back of its own
-        self._compiled = {}
         if self._layers is not None:
             self._layers.take_out()
             self._layers = None
@@ -155,8 +154,10 @@ class Acceleration:
 
     def _compile(self) -> None:
         for block in self._blocks():
-            block.compile(**self.compiles_with)
-            self._compiled[block] = block._compiled_call_impl  # noqa: SLF001  # as in leave
+            if block not in self._compiled:
+                block.compile(**self.compiles_with)
+                self._compiled[block] = block._compiled_call_impl  # noqa: SLF001  # as in leave
+            block._compiled_call_impl = self._compiled[block]  # noqa: SLF001  # as in leave
 
     def _fuse(self) -> None:
         """Let query, key and value be one product, over one memory: the single weights become views of the joined one."""

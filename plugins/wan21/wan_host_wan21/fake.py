@@ -5,12 +5,15 @@ What such a checkpoint makes is noise. Its model card and ``model_index.json`` s
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wan_host_wan21.checkpoint import Kind
+from wan_host_wan21.components import Components
 from wan_host_wan21.layout import write_index
+from wan_host_wan21.turbo import HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,6 +116,45 @@ def write_checkpoint(path: Path, kind: Kind, size: Size, *, seed: int = 0, progr
         del module
     write_index(path, kind, random_weights=True)
     (path / "README.md").write_text(_CARD.format(kind=kind.upper(), size=size.name, seed=seed), encoding="utf-8")
+
+
+def random_components(kind: Kind, size: Size, device: torch.device, dtype: torch.dtype, *, seed: int = 0) -> Components:
+    """Return the parts of a text-to-video or VACE checkpoint with random weights, built on a device: nothing goes through a disk.
+
+    ``dtype`` is the transformer's and the text encoder's; what diffusers keeps in float32 when it loads is float32 here too.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.device(device):
+        torch.manual_seed(seed)
+        with _default_dtype(dtype):
+            text_encoder = _text_encoder(size)
+        vae = _vae(size)
+        transformer = _transformer(kind, size)
+    kept = tuple(transformer._keep_in_fp32_modules)  # noqa: SLF001  # the list that from_pretrained goes by
+    for name, parameter in transformer.named_parameters():
+        if not any(part in kept for part in name.split(".")):
+            parameter.data = parameter.data.to(dtype)
+    parts = {"text_encoder": text_encoder, "vae": vae, "transformer": transformer}
+    for part in parts.values():
+        part.eval().requires_grad_(requires_grad=False)
+    return Components(tokenizer=_tokenizer(), adapter=kind is Kind.VACE, **parts)
+
+
+def write_turbo(path: Path, transformer: Any, *, rank: int = 32, sigmas: tuple[float, ...], seed: int = 0) -> Path:
+    """Write a step-distilled adapter with small random factors for a transformer's main blocks, to try its speed."""
+    import torch
+    from safetensors.torch import save_file
+
+    source = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, layer in transformer.blocks.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            state[f"transformer.blocks.{name}.lora_A.weight"] = torch.randn(rank, layer.in_features, generator=source) / 100
+            state[f"transformer.blocks.{name}.lora_B.weight"] = torch.randn(layer.out_features, rank, generator=source) / 100
+    header = json.dumps({"sampler": "euler", "sigmas": list(sigmas)})
+    save_file({name: value.bfloat16() for name, value in state.items()}, path, metadata={HEADER: header})
+    return path
 
 
 @contextmanager

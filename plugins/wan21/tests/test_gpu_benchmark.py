@@ -1,0 +1,55 @@
+"""benchmarks/gpu runs anywhere: at tiny size on the CPU it measures every variant, goes on after a cut, and reports."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "gpu"
+
+
+@pytest.fixture
+def run(tmp_path):
+    def benchmark(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, SCRIPT, "--device", "cpu", "--size", "tiny", "--quick", "--cases", "image", "--out", tmp_path]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "WAN_HOST_DATA_DIR": str(tmp_path)}
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, check=False)
+
+    return benchmark
+
+
+def test_every_variant_is_measured_beside_stock_and_a_cut_run_goes_on(run, tmp_path):
+    first = run("--variants", "stock,exact")
+    assert first.returncode == 0, first.stderr
+    second = run()
+    assert second.returncode == 0, second.stderr
+    assert "warm image stock" in first.stdout
+    assert "warm image stock" not in second.stdout, "what was measured is not measured again"
+    measured = {row["variant"]: row for row in json.loads((tmp_path / "results.json").read_text())["runs"]}
+    assert list(measured) == ["stock", "exact", "fast", "turbo"]
+    assert measured["exact"]["error"] == 0, "on a CPU exact is stock bit for bit"
+    assert 0 < measured["fast"]["error"] < 1
+    assert measured["fast"]["passes"] < measured["stock"]["passes"] == 8
+    assert set(measured["stock"]["stages"]) == {"text_encode", "denoise", "decode"}
+    table = (tmp_path / "results.md").read_text()
+    assert all(f"| image | {variant} | 1 |" in table for variant in measured)
+    assert "random weights" in table
+    assert (tmp_path / "results.png").stat().st_size > 1000
+
+
+def test_results_of_another_environment_are_not_mixed(tmp_path):
+    specification = importlib.util.spec_from_file_location("gpu_results", SCRIPT / "results.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    kept = module.Results(tmp_path / "results.json", {"torch": "1.0", "device": "one"}, fresh=False)
+    kept.add("runs", {"case": "image", "variant": "stock", "repeat": 0, "seconds": 2.0})
+    assert module.Results(kept.path, {"torch": "1.0", "device": "one"}, fresh=False).has("image", "stock", 0)
+    with pytest.raises(SystemExit, match="was measured with another torch; --fresh begins anew"):
+        module.Results(kept.path, {"torch": "2.0", "device": "one"}, fresh=False)
+    assert module.Results(kept.path, {"torch": "2.0", "device": "one"}, fresh=True).found["runs"] == []
