@@ -99,23 +99,30 @@ def run(venv, *arguments, **environment):
     return done.stdout
 
 
+@pytest.fixture
+def workshop(tmp_path):
+    """A folder that does not stay: what is installed there weighs more than a gigabyte."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_the_steps_install_every_plugin_and_a_job_runs(tmp_path):
-    venv = build(tmp_path)
+def test_the_steps_install_every_plugin_and_a_job_runs(workshop):
+    venv = build(workshop)
     found = json.loads(run(venv, "plugins", "--json"))
-    folders = {path.parent.name for path in (tmp_path / "clone" / "plugins").glob("*/pyproject.toml")}
+    folders = {path.parent.name for path in (workshop / "clone" / "plugins").glob("*/pyproject.toml")}
     assert {f"wan-host-{name.replace('_', '-')}" for name in folders} <= {item["distribution"] for item in found}
     assert {item["status"] for item in found} == {"ok"}
-    run(venv, "generate", "a red circle", "--output", str(tmp_path / "out"), WAN_HOST_DATA_DIR=str(tmp_path / "data"))
-    assert (tmp_path / "out" / "0.mp4").stat().st_size > 1000
-    assert (tmp_path / "out" / "0.thumb.webp").is_file()
+    run(venv, "generate", "a red circle", "--output", str(workshop / "out"), WAN_HOST_DATA_DIR=str(workshop / "data"))
+    assert (workshop / "out" / "0.mp4").stat().st_size > 1000
+    assert (workshop / "out" / "0.thumb.webp").is_file()
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_build_argument_chooses_the_plugins(tmp_path):
-    venv = build(tmp_path, PLUGINS="thumbnail", EXTRA="wheel")
+def test_a_build_argument_chooses_the_plugins(workshop):
+    venv = build(workshop, PLUGINS="thumbnail", EXTRA="wheel")
     installed = subprocess.run([venv / "bin" / "pip", "list"], capture_output=True, text=True, check=True).stdout
     own = set(re.findall(r"^wan-host\S*", installed, re.MULTILINE))
     assert own == {"wan-host", "wan-host-thumbnail"}
