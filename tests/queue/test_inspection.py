@@ -187,3 +187,17 @@ class TestAhead:
             await queue.push(job(f"job-{number}"))
         await queue.take_in()
         assert await queue.ahead(["job-10", "job-1099"]) == {"job-10": 10, "job-1099": 1000}
+
+
+@pytest.mark.parametrize("ask", ["job", "cancel"])
+async def test_an_entry_that_another_worker_takes_in_while_it_is_asked_about_is_found(open_, monkeypatch, ask):
+    queue, other = await open_("w1"), await open_("w2")
+    take_in = queue.take_in
+
+    async def taken_in_elsewhere():
+        await other.poll(claims=0)
+        return await take_in()
+
+    monkeypatch.setattr(queue, "take_in", taken_in_elsewhere)
+    await queue.push(job("a"))
+    assert await getattr(queue, ask)("a") not in (None, "unknown")

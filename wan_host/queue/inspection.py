@@ -27,7 +27,8 @@ class Inspection(Session):
         """
         text = as_json(report if report is not None else self._cancelled_report(job_id))
         answer = str(await self._run("cancel", job_id, text))
-        if answer == "unknown" and await self._take_in_all():
+        if answer == "unknown":
+            await self.take_in()  # or somebody else just has: ask again in any case
             answer = str(await self._run("cancel", job_id, text))
         return answer
 
@@ -38,7 +39,8 @@ class Inspection(Session):
     async def job(self, job_id: str) -> JobState | None:
         """Return a job's state, None if the queue does not know it (any more)."""
         rows = await self._run("jobs", "", "1", job_id)
-        if not rows and await self._take_in_all():
+        if not rows:
+            await self.take_in()  # as in `cancel`
             rows = await self._run("jobs", "", "1", job_id)
         return job_from(rows[0]) if rows else None
 
@@ -62,7 +64,9 @@ class Inspection(Session):
 
     async def take_in(self) -> None:
         """Take in what producers have pushed, so that it is known; within reason."""
-        await self._take_in_all()
+        for _ in range(_ROUNDS):
+            if (await self._visit(_MOVED_A_ROUND)).moved < _MOVED_A_ROUND:
+                break
 
     async def dead_letters(self, limit: int = 50) -> list[DeadLetter]:
         """Return what was given up, newest first."""
@@ -81,16 +85,6 @@ class Inspection(Session):
     async def _visit(self, moved: int) -> Poll:
         """Poll without claiming, so that entries are moved from the producers' list."""
         raise NotImplementedError
-
-    async def _take_in_all(self) -> bool:
-        """Move what producers have pushed, within reason; whether there was anything."""
-        any_moved = False
-        for _ in range(_ROUNDS):
-            moved = (await self._visit(_MOVED_A_ROUND)).moved
-            any_moved = any_moved or moved > 0
-            if moved < _MOVED_A_ROUND:
-                break
-        return any_moved
 
     def _cancelled_report(self, job_id: str) -> dict[str, Any]:
         return {

@@ -36,5 +36,6 @@ async def events(job_id: JobId, worker: TheWorker, request: Request) -> EventStr
     watch: Watch = request.app.state.watch
     if watch.readers >= _MOST_STREAMS:
         raise Problem(503, f"{_MOST_STREAMS} event streams are open already", headers={"Retry-After": "10"})
-    await known_job(worker, job_id)
+    if not watch.is_watched(job_id) and worker.run_of(job_id) is None:
+        await known_job(worker, job_id)
     return EventStream(watch.follow(job_id), headers=_HEADERS)

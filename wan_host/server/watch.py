@@ -87,6 +87,10 @@ class Watch:
         """How many streams are open."""
         return sum(job.readers for job in self._jobs.values())
 
+    def is_watched(self, job_id: str) -> bool:
+        """Tell whether somebody looks at a job already."""
+        return job_id in self._jobs
+
     async def follow(self, job_id: str) -> AsyncIterator[bytes]:
         """Yield a job's events until it has ended, at the pace of the reader."""
         job = self._jobs.setdefault(job_id, _Watched(job_id))
