@@ -192,6 +192,7 @@ class Attempts:
         report = with_urls(spooled.report, urls)
         result = {"assets": report["assets"], "metadata": report["metadata"]}
         await self._settle_progress(run)
+        run.ending = True
         await self._patiently(lambda: self._queue.finish(claim, status="published", report=report, result=result))
         self._wake_outbox()
         await self._checkpoints.drop(run)
@@ -208,6 +209,7 @@ class Attempts:
         outcome: Literal["cancelled", "failed"] = "cancelled" if isinstance(error, JobCancelled) else "failed"
         letter = error.error_type if outcome == "failed" else None
         await self._settle_progress(run)
+        run.ending = True
         await self._patiently(lambda: self._queue.finish(claim, status=outcome, report=report, error=told, dead_letter=letter))
         self._wake_outbox()
         await self._checkpoints.drop(run)
@@ -219,6 +221,7 @@ class Attempts:
     async def _release(self, claim: Claim, run: Run, error: RetryableError, *, delay: float) -> None:
         told = {"error_type": error.error_type, "message": str(error), "stage": run.stage}
         await self._checkpoints.settle(run)
+        run.ending = True
         await self._patiently(lambda: self._queue.release(claim, reason=error.error_type, defer=delay, error=told))
         self._count(run, "retried")
         log.warning(
@@ -233,6 +236,7 @@ class Attempts:
     async def _hand_back(self, claim: Claim, run: Run) -> None:
         try:
             await self._checkpoints.settle(run)
+            run.ending = True
             await self._queue.release(claim, reason="worker stopped", refund=True)
             log.info("job handed back", job=run.job_id, attempt=run.attempt, stage=run.stage)
         except (LeaseLost, QueueUnavailable) as error:

@@ -160,7 +160,9 @@ class Leases:
             for item in held:
                 if standing[item.run.job_id] != "lost":
                     item.run.leased = asked
-            ended = {item.run.job_id for item in held if self._held.get(item.run.job_id) is not item}  # while the queue answered
+            ended = {  # while the queue answered, or about to
+                item.run.job_id for item in held if item.run.ending or self._held.get(item.run.job_id) is not item
+            }
             lost = [job_id for job_id, state in standing.items() if state == "lost" and job_id not in ended]
             if lost:
                 log.warning("leases lost, their runs are stopped", jobs=lost)

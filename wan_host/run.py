@@ -55,6 +55,8 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     cancelled: bool = False
     on_change: Callable[[Run], None] | None = None
+    ending: bool = False
+    """The queue is being told how the run ended; whether its lease was still held, the answer to that says."""
     resumed_at: int = 0
     """The step of the checkpoint that this attempt went on from."""
     on_checkpoint: Callable[[str, int, str], None] | None = None
