@@ -143,6 +143,18 @@ def test_a_payload_that_other_producers_wrote_does_not_break_the_list(api):
     assert {"odd-0", "odd-1"} <= {item["id"] for item in api.client.get("/jobs").json()["jobs"]}
 
 
+def test_what_is_pushed_while_every_lane_is_busy_is_listed(api):
+    api.submit(job("occupies", "pace:0.5", num_inference_steps=100))
+    api.wait_until_step("occupies")
+    for name in ("pushed-1", "pushed-2"):
+        api.site.push(json.dumps(job(name)))
+    listed = {item["id"]: item["status"] for item in api.client.get("/jobs").json()["jobs"]}
+    assert listed["pushed-2"] == "waiting"
+    for name in ("pushed-2", "pushed-1", "occupies"):
+        api.client.delete(f"/jobs/{name}")
+    api.wait_for("occupies", "cancelled")
+
+
 def test_the_fleet_is_listed(api):
     (worker,) = api.client.get("/workers").json()["workers"]
     assert worker["alive"]

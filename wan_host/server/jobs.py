@@ -95,7 +95,9 @@ async def list_jobs(
 ) -> JobsAnswer:
     """List jobs of the whole queue, newest first."""
     runs = {run.job_id: run for run in worker.runs()}
-    states = await queue_of(worker).jobs(limit=limit, status=status)
+    queue = queue_of(worker)
+    await queue.take_in()  # workers that are all busy do not, and what was pushed meanwhile would be missing
+    states = await queue.jobs(limit=limit, status=status)
     return JobsAnswer(jobs=[job_answer(state, runs.get(state.job_id)) for state in states])
 
 
