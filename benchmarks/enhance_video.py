@@ -23,6 +23,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from wan_host_enhance_video.enlarging import enlarge, enlarge_all
 from wan_host_enhance_video.motion import in_between, retime
 
@@ -158,10 +159,20 @@ def interpolation(title: str, clips: list[np.ndarray]) -> None:
     table(f"interpolation, {title}", methods, cases)
 
 
-def upscaling(title: str, clips: list[np.ndarray]) -> None:
-    """Halve the first, the middle and the last frame by averaging, and enlarge them again."""
+def averaged(picture: np.ndarray) -> np.ndarray:
+    """Return half of a picture as `upscale` itself assumes it."""
+    return cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
+def resampled(picture: np.ndarray) -> np.ndarray:
+    """Return half of a picture as nobody assumes it: by Pillow's Lanczos filter."""
+    return np.asarray(Image.fromarray(picture).resize((picture.shape[1] // 2, picture.shape[0] // 2), Image.Resampling.LANCZOS))
+
+
+def upscaling(title: str, clips: list[np.ndarray], halve: Callable[[np.ndarray], np.ndarray] = averaged) -> None:
+    """Halve the first, the middle and the last frame, and enlarge them again."""
     true = [clip[index] for clip in clips for index in sorted({0, len(clip) // 2, len(clip) - 1})]
-    cases = [((cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA),), frame) for frame in true]
+    cases = [((halve(frame),), frame) for frame in true]
 
     def by(interpolation: int) -> Callable[[np.ndarray], np.ndarray]:
         return lambda picture: cv2.resize(picture, None, fx=2, fy=2, interpolation=interpolation)
@@ -222,6 +233,7 @@ def main() -> None:
         pictures = photographs(args.photos)
         interpolation("photographs, 240x416", list(panned(pictures)))
         upscaling("photographs", [picture[None] for picture in pictures])
+        upscaling("photographs, halved by Lanczos", [picture[None] for picture in pictures], resampled)
     if args.clips:
         clips, seconds = generated(args.clips)
         interpolation("tiny-wan, 128x128, 17 frames", clips)

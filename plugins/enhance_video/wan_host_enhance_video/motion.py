@@ -2,8 +2,8 @@
 
 Dense inverse search (Kroeger et al., ECCV 2016) says where every pixel goes, in both directions. From that follows where a
 pixel of a frame between comes from in either (Jiang et al., "Super SloMo", CVPR 2018, equation 4), and the two pictures so
-made are mixed. Where they agree less with each other than the two frames do as they stand, the flow is wrong (a still ground
-beside a moving object, repeated patterns), and the frames themselves are mixed instead.
+made are mixed. The less they agree better with each other than the two frames do as they stand, the more the frames
+themselves are mixed in: there the flow is wrong (a still ground beside a moving object, repeated patterns) or follows noise.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _COMPARED = (9, 9)
 """Pixels around one over which pictures are compared."""
+_TRUSTED, _REJECTED = 0.2, 0.8
+"""Shares of the difference that moving leaves over: at the first flow is believed wholly, at the second not at all."""
 
 
 def retime(frames: Frames, count: int, context: LaneContext) -> Frames:
@@ -60,8 +62,10 @@ def in_between(first: Frames, second: Frames, times: Sequence[float]) -> list[Fr
         to_first = t * t * back - (1 - t) * t * forth
         to_second = (1 - t) ** 2 * forth - t * (1 - t) * back
         from_first, from_second = _moved(first, to_first), _moved(second, to_second)
-        believed = _difference(from_first, from_second) < unmoved
-        made.append(np.where(believed[..., None], _mixed(from_first, from_second, t), _mixed(first, second, t)))
+        left = (_difference(from_first, from_second) + 1) / (unmoved + 1)
+        trust = np.clip((_REJECTED - left) / (_REJECTED - _TRUSTED), 0, 1)[..., None]
+        blend = trust * _mixed(from_first, from_second, t) + (1 - trust) * _mixed(first, second, t)
+        made.append(blend.round().astype(np.uint8))
     return made
 
 
