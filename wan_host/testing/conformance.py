@@ -40,7 +40,7 @@ class TestChaos(Contract):
 def _contracts() -> dict[str, type[Contract]]:
     """Make a test class of every contract that the plugin's hooks come under."""
     (record,) = (record for record in TestChaos.installed_hooks().registry.records if record.name == PLUGIN)
-    wanted = {PluginContract, *(CONTRACTS[hook] for hook in record.hooks)} - {Contract}
+    wanted: set[type[Contract]] = {PluginContract, *(CONTRACTS[hook] for hook in record.hooks)} - {Contract}
     return {
         f"Test{contract.__name__}": type(f"Test{contract.__name__}", (contract,), {"plugin": PLUGIN, "configured": False})
         for contract in wanted

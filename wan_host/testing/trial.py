@@ -79,7 +79,7 @@ def run_trial(plugin: str, hooks: Hooks, folder: Path, *, model: ModelInfo, seed
     after a minute.
     """
     (record,) = (record for record in hooks.registry.records if record.name == plugin)
-    payloads = _payloads(record.hooks, plugin, model)
+    payloads = _payloads(hooks, plugin, model)
     trial = Trial(model=model.name, jobs=len(payloads))
     begun = time.monotonic()
     with Outside(Faults(seed=seed, rate=_FAULT_RATE, hang_seconds=3.0)) as outside:
@@ -106,9 +106,12 @@ def _is_there(model: ModelInfo) -> bool:
     return not model.path.startswith("/") or Path(model.path).exists()
 
 
-def _payloads(hooks: tuple[str, ...], plugin: str, model: ModelInfo) -> list[dict[str, Any]]:
-    """Return pairs of jobs, images and videos in turns where the model makes both."""
-    kinds: list[MediaKind] = [kind for kind in ("image", "video") if any(d.media == kind for d in model.job_types.values())]
+def _payloads(hooks: Hooks, plugin: str, model: ModelInfo) -> list[dict[str, Any]]:
+    """Return pairs of jobs, images and videos in turns where model and plugin serve both."""
+    processor = hooks.frame_processors().get(plugin)
+    enhances = plugin in hooks.plugins_with("enhance_prompt")
+    served = {defaults.media for defaults in model.job_types.values()} & (processor.media if processor else {"image", "video"})
+    kinds: list[MediaKind] = sorted(served)
     payloads = []
     for number in range(_PAIRS):
         for twin in "ab":
@@ -116,10 +119,10 @@ def _payloads(hooks: tuple[str, ...], plugin: str, model: ModelInfo) -> list[dic
             payload = sample_payload(model, f"trial-{number}-{twin}", media=kind, seed=100 + number, num_inference_steps=4)
             if model.runner == "instant":
                 payload["prompt"] = f"{_PACE} {payload['prompt']}"
-            if "enhance_prompt" in hooks:
+            if enhances:
                 types = model.job_types.items()
                 payload["type"] = next(name for name, defaults in types if defaults.enhance and defaults.media == kind)
-            if "process_frames" in hooks:
+            if processor is not None:
                 payload["config"]["postprocess"] = [plugin]
             payloads.append(payload)
     return payloads
