@@ -13,15 +13,10 @@ ROOT = Path(__file__).parent.parent
 OWN = re.compile(r"wan-host(?:-(?P<plugin>[a-z0-9-]+))?\b")
 
 
-def project(folder: Path) -> dict[str, object]:
-    """Return the ``[project]`` table of a distribution."""
-    table: dict[str, object] = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return table
-
-
 def dependencies(folder: Path) -> list[str]:
     """Return what a distribution declares that it needs."""
-    return list(project(folder).get("dependencies", []))  # type: ignore[call-overload]
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return list(project["dependencies"])
 
 
 def chosen(names: list[str]) -> list[Path]:
