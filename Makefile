@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE ?= 1
 # test processes share the cores: threads that wait must not spin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help setup demo test test-long chaos lint format bench clean
+.PHONY: help setup demo test test-long fuzz chaos lint format bench clean
 help:  ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -27,7 +27,7 @@ $(INSTALLED): constraints.txt $(PROJECTS)
 	touch $@
 
 $(LINTERS): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deploy]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deploy,page]'
 	touch $@
 
 demo: $(INSTALLED)  ## Generate a video from a prompt, here and now.
@@ -38,6 +38,9 @@ test: $(LINTERS)  ## Run the tests (under ten minutes on two cores).
 
 test-long: $(LINTERS)  ## Run the tests that take longer.
 	$(BIN)/python -m pytest -m long $(ARGS)
+
+fuzz: $(INSTALLED)  ## Ask the HTTP routes 10,000 things that OpenAPI allows, and things that it does not.
+	FUZZ_REQUESTS=10000 $(BIN)/python -m pytest -m long tests/server/test_schema.py $(ARGS)
 
 chaos: $(INSTALLED)  ## Kill workers, lanes and the queue server under load, then reconcile every job (ARGS="--seed 1 --server tcp --soak").
 	$(BIN)/python -m tests.chaos $(ARGS)

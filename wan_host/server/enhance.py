@@ -35,7 +35,7 @@ class EnhanceBody(BaseModel):
     config: EnhanceConfig = EnhanceConfig()
 
 
-@router.post("/enhance", dependencies=[Depends(limit_enhancements)], responses=documented(413, 422, 429, 503, 504))
+@router.post("/enhance", dependencies=[Depends(limit_enhancements)], responses=documented(400, 413, 422, 429, 503, 504))
 async def enhance(body: EnhanceBody, worker: TheWorker) -> EnhanceAnswer:
     """Rewrite a prompt. ``enhancement_applied`` is false where the result was no good and the original stands."""
     settings, pool = worker.settings, worker.pool

@@ -13,6 +13,15 @@ from wan_host.server.watch import Watch
 __all__ = ["router"]
 
 _MOST_STREAMS = 1000
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["progress", "preview", "end"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "id": {"type": "string"},
+    },
+    "required": ["event", "data"],
+}
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 router = APIRouter(tags=["jobs"])
 
@@ -27,7 +36,7 @@ class EventStream(StreamingResponse):
     "/jobs/{job_id}/events",
     response_class=EventStream,
     responses={
-        200: {"description": "Events `progress`, `preview` and, last, `end`"},
+        200: {"description": "Events, with JSON in their data", "content": {"text/event-stream": {"schema": _EVENT}}},
         **documented(404, 422, 503),
     },
 )

@@ -65,13 +65,13 @@ async def status(worker: TheWorker) -> MemoryAnswer:
     return MemoryAnswer(models=models, lanes=lanes)
 
 
-@router.post("/load", responses=documented(422, 503) | {202: {"model": MemoryChange}})
+@router.post("/load", responses=documented(400, 413, 422, 503) | {202: {"model": MemoryChange}})
 async def load(request: ModelRequest, worker: TheWorker, response: Response) -> MemoryChange:
     """Load a model: 200 when it is there, 202 when that takes longer. A lane that works loads it afterwards."""
     return await _change(request, worker, response, lambda lane: lane.load(request.model))
 
 
-@router.post("/unload", responses=documented(422, 503) | {202: {"model": MemoryChange}})
+@router.post("/unload", responses=documented(400, 413, 422, 503) | {202: {"model": MemoryChange}})
 async def unload(request: ModelRequest, worker: TheWorker, response: Response) -> MemoryChange:
     """Unload a model: 200 when it is gone, 202 when that takes longer. A lane that works with it unloads it afterwards."""
     return await _change(request, worker, response, lambda lane: lane.unload(request.model))
