@@ -1,11 +1,11 @@
 // The page: asks the worker how it stands, as long as somebody looks, and shows that.
 
-import { Problem, forgetKey, hasKey, read, readText, storeKey } from "./api.js";
+import { Problem, forgetKey, hasKey, jobPath, read, readText, storeKey } from "./api.js";
 import { showDevices, showTimings } from "./charts.js";
 import { openJob } from "./details.js";
 import { $, ago, follow, h, plural, show, span, write } from "./dom.js";
 import { buildForm, offer } from "./form.js";
-import { showFailed, showQueue, showResults } from "./lists.js";
+import { inTurn, showFailed, showQueue, showResults } from "./lists.js";
 import { Devices, overRest, parse } from "./metrics.js";
 import { rest, showLanes, showRuns, tick } from "./now.js";
 
@@ -15,6 +15,7 @@ const METRICS_MS = 5000;
 const FLEET_MS = 15000;
 const REST_MS = 15000; // over REST every question to the queue is billed
 const MOST_JOBS = 100;
+const ESTIMATED = 3;
 const LISTS = { running: 50, claimed: 50, waiting: 500, completed: 24, published: 24, failed: 30, report_refused: 30, cancelled: 30 };
 const DONE = ["completed", "published", "report_refused"];
 
@@ -24,15 +25,16 @@ let lanesSeen = "";
 let overRestApi = false;
 let longQueue = false;
 let modelsKnown = false;
+let mayAsk = false; // whether the routes that need the key can be asked
 
-/** A loop that rests while nobody looks, or while the key is missing; what it returns makes it go on at once. */
+/** A loop that rests while nobody looks, and unless it is open until the key is there; what it returns makes it go on at once. */
 function every(milliseconds, work, { open = false } = {}) {
   let awake = () => {};
   let again = false;
   (async () => {
     for (;;) {
       again = false;
-      if (!document.hidden && (open || !$("key").open)) await work().catch(failed);
+      if (!document.hidden && (open || mayAsk)) await work().catch(failed);
       if (again) continue;
       await new Promise((done) => {
         awake = done;
@@ -55,6 +57,7 @@ async function lookAtHealth() {
   const health = await read("health");
   workerId = health.worker_id;
   if (health.key_required && !hasKey()) askForKey();
+  else allow();
   showState(health.ready ? "good" : "warn", health.ready ? "ready" : "not ready");
   write($("about"), `${health.worker_id} · ${health.device} · ${health.version} · up ${span(health.uptime)}`);
   const broken = health.plugins.filter(({ error }) => error).map(({ name, error }) => `plugin ${name}: ${error}`);
@@ -64,7 +67,7 @@ async function lookAtHealth() {
   const lanes = health.lanes.map((lane) => lane.job_id).join();
   if (lanes !== lanesSeen) wakeJobs(); // a job has come or gone: this costs the queue nothing
   lanesSeen = lanes;
-  if (!modelsKnown && !$("key").open) {
+  if (!modelsKnown && mayAsk) {
     modelsKnown = true;
     await read("models").then(offer, (error) => {
       modelsKnown = false;
@@ -80,9 +83,18 @@ async function lookAtJobs() {
   const of = (...statuses) => jobs.filter((job) => statuses.includes(job.status));
   const here = (job) => (job.worker === workerId ? 0 : 1);
   showRuns(of("running", "claimed").sort((one, other) => here(one) - here(other) || one.started_at - other.started_at), workerId);
-  showQueue(of("waiting"));
+  const waiting = inTurn(of("waiting"));
+  showQueue(waiting, await startsOf(waiting.slice(0, ESTIMATED)));
   showResults(of(...DONE));
   showFailed(of("failed", "report_refused", "cancelled"));
+}
+
+/** The seconds until jobs start, where the worker knows; over REST it is not asked. */
+async function startsOf(jobs) {
+  if (overRestApi) return new Map();
+  const answers = await Promise.allSettled(jobs.map(({ id }) => read(jobPath(id))));
+  const told = answers.map(({ value }) => value).filter((job) => job && job.seconds_until_start !== null);
+  return new Map(told.map((job) => [job.id, job.seconds_until_start]));
 }
 
 /** Where many jobs wait the newest hide the others: then what is shown is asked for by its status. */
@@ -131,7 +143,14 @@ function showProblems(problems) {
   follow($("problems"), problems, (text) => text, (text) => h("li", {}, text));
 }
 
+function allow() {
+  if (mayAsk) return;
+  mayAsk = true;
+  wakeAll();
+}
+
 function askForKey(fault = "") {
+  mayAsk = false;
   forgetKey();
   show($("forget"), false);
   rest();
@@ -156,7 +175,7 @@ function takeKey(event) {
   storeKey(key);
   show($("forget"), true);
   $("key").close();
-  wakeAll();
+  allow();
 }
 
 function nextTheme() {

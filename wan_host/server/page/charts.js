@@ -1,6 +1,6 @@
 // The small charts: where a job's time goes, and what the devices do.
 
-import { $, bytes, follow, h, show, span, svg, words, write } from "./dom.js";
+import { $, bytes, follow, h, plural, show, span, svg, words, write } from "./dom.js";
 import { KEPT_SECONDS, timings } from "./metrics.js";
 
 export const STAGES = ["fetch", "enhance", "load", "text_encode", "denoise", "decode", "encode", "postprocess", "publish", "report"];
@@ -30,7 +30,7 @@ export function stageBars(parent, stages) {
 
 export function showTimings(samples) {
   const { stages, jobs, mean } = timings(samples);
-  write($("timings-count"), jobs ? `mean of ${jobs}, ${span(mean)} a job` : "");
+  write($("timings-count"), jobs ? `mean of ${plural(jobs, "job")}, ${span(mean)} each` : "");
   const box = $("timings");
   if (!stages.length) {
     box.replaceChildren(h("p", { class: "empty" }, "Measured once a job is done."));

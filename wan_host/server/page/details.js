@@ -3,9 +3,10 @@
 import { cancel, retry } from "./actions.js";
 import { fileUrl, jobPath, read } from "./api.js";
 import { stageBars } from "./charts.js";
-import { $, ago, bytes, clock, h, notice, span, words } from "./dom.js";
+import { $, ago, bytes, h, notice, span, words } from "./dom.js";
 import { reason } from "./lists.js";
 
+const LONG = 32; // characters; longer facts have a line of their own
 const ENDED = new Set(["published", "completed", "report_refused", "failed", "cancelled"]);
 const RETRIED = new Set(["report_refused", "failed", "cancelled"]);
 
@@ -30,9 +31,9 @@ function content(job, box) {
     job.status === "failed" || job.status === "report_refused"
       ? h("p", { class: "why" }, h("span", { class: "tag" }, reason(job).kind), " ", reason(job).text)
       : null,
-    h("dl", {}, ...facts(job).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
-    timed(job),
     buttons(job, box),
+    h("dl", {}, ...facts(job).map(([name, value]) => h("div", { class: value.length > LONG ? "long" : "" }, h("dt", {}, name), h("dd", {}, value)))),
+    timed(job),
   ].filter(Boolean);
 }
 
@@ -75,7 +76,7 @@ function facts(job) {
     ["Seed", job.seed ?? ""],
     ["Enhanced prompt", metadata.enhanced_prompt || ""],
     ["Waited", metadata.queue_time === undefined ? "" : span(metadata.queue_time)],
-    ["Took", metadata.processing_time === undefined ? "" : clock(metadata.processing_time) === "0:00" ? span(metadata.processing_time) : clock(metadata.processing_time)],
+    ["Took", metadata.processing_time === undefined ? "" : span(metadata.processing_time)],
     ["Attempts", job.attempts > 1 ? job.attempts : ""],
     ["Worker", job.worker],
     ["Id", job.id],

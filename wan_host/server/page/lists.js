@@ -2,7 +2,7 @@
 
 import { cancel, retry } from "./actions.js";
 import { fileUrl } from "./api.js";
-import { $, ago, clock, follow, h, show, words, write } from "./dom.js";
+import { $, ago, clock, follow, h, show, span, words, write } from "./dom.js";
 
 const SHOWN = { queue: 50, results: 24, failed: 30 };
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -11,8 +11,11 @@ const opened = (id) => document.dispatchEvent(new CustomEvent("open-job", { deta
 const title = (job) => h("button", { type: "button", class: "link prompt", onclick: () => opened(job.id) }, job.prompt || "No prompt");
 const latest = (one, other) => (other.finished_at || 0) - (one.finished_at || 0);
 
-export function showQueue(jobs) {
-  const waiting = jobs.reverse().sort((one, other) => other.priority - one.priority || one.queued_at - other.queued_at);
+/** Those that wait, the next first. */
+export const inTurn = (jobs) => [...jobs].reverse().sort((one, other) => other.priority - one.priority || one.queued_at - other.queued_at);
+
+/** Show those that wait, in turn; `starts` maps ids to the seconds until they start, as far as the worker was asked. */
+export function showQueue(waiting, starts) {
   show($("queue"), waiting.length > 0);
   show($("queue-empty"), !waiting.length);
   const hidden = waiting.length - SHOWN.queue;
@@ -29,7 +32,9 @@ export function showQueue(jobs) {
       const [place, text] = row.children;
       write(place, String(waiting.indexOf(job) + 1));
       const priority = job.priority ? `priority ${job.priority}` : "";
-      write(text.lastElementChild, [words(job.type), priority, ago(job.queued_at)].filter(Boolean).join(" · "));
+      const seconds = starts.get(job.id);
+      const start = seconds === undefined ? "" : seconds < 1 ? "is next" : `starts in about ${span(seconds)}`;
+      write(text.lastElementChild, [words(job.type), priority, start || `came ${ago(job.queued_at)}`].filter(Boolean).join(" · "));
     },
   );
 }

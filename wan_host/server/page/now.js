@@ -56,9 +56,11 @@ export function rest() {
 /** Let the clocks go on between two events. */
 export function tick() {
   for (const run of runs.values()) {
-    const { left, elapsed } = run.parts;
+    const { left, leftLabel, elapsed } = run.parts;
     const now = Date.now() / 1000;
-    write(left, run.leftAt === null ? "" : clock(run.leftAt - now));
+    const ending = run.leftAt !== null && run.leftAt - now < 0.5;
+    write(left, run.leftAt === null || ending ? "" : clock(run.leftAt - now));
+    write(leftLabel, ending ? "about to end" : "left");
     write(elapsed, run.started === null ? "" : `${clock(now - run.started)} so far`);
   }
 }

@@ -13,6 +13,7 @@ const LABELS = { image: "Reference", first_frame: "First frame", last_frame: "La
 const KEPT_TYPES = ["image/png", "image/jpeg", "image/webp"];
 const REST_BYTES = 32 * 1024; // of an entry, for all that is no image
 const QUALITIES = [0.92, 0.85, 0.75];
+const SMALLEST_SIDE = 64;
 
 const given = new Map(); // slot -> {uri, preview, about}
 let limits = { entryBytes: 1 << 20, maxSide: 1280 };
@@ -117,19 +118,22 @@ async function prepared(file) {
   if (KEPT_TYPES.includes(file.type) && file.size <= room) {
     return { uri: await asUri(file), preview: URL.createObjectURL(file), about: `${size}, ${bytes(file.size)}` };
   }
-  for (let side = Math.min(limits.maxSide, Math.max(bitmap.width, bitmap.height)); side >= 64; side = Math.floor(side * 0.8)) {
+  // the worker crops it to the job's size: its shorter side is what counts
+  let side = Math.min(limits.maxSide, bitmap.width, bitmap.height);
+  do {
     for (const quality of QUALITIES) {
       const { blob, width, height } = await smaller(bitmap, side, quality);
       if (blob.size > room) continue;
       const about = `${size} made ${width}×${height}, ${bytes(blob.size)}`;
       return { uri: await asUri(blob), preview: URL.createObjectURL(blob), about };
     }
-  }
+    side = Math.floor(side * 0.8);
+  } while (side >= SMALLEST_SIDE);
   throw new Error(`${file.name}: it cannot be made small enough for an entry of the queue`);
 }
 
 async function smaller(bitmap, side, quality) {
-  const scale = Math.min(1, side / Math.max(bitmap.width, bitmap.height));
+  const scale = side / Math.min(bitmap.width, bitmap.height);
   const width = Math.max(1, Math.round(bitmap.width * scale));
   const height = Math.max(1, Math.round(bitmap.height * scale));
   const canvas = h("canvas", { width, height });
