@@ -46,6 +46,8 @@ NOT_RUN = {  # a command's beginning, and why no test runs it
     "curl -sS https://rest.runpod.io/": "needs an account at RunPod; what is sent is checked by tests/deploy",
 }
 
+RUN_AS_A_WHOLE = {"docs/custom-model.md": "tests/end_to_end/test_custom_model.py"}
+
 
 def blocks(document: str, language: str) -> list[str]:
     return [body for found, body in BLOCK.findall((ROOT / document).read_text()) if found == language]
@@ -92,6 +94,12 @@ def test_every_command_is_run_by_a_test_or_listed_with_the_reason_why_not(comman
     reasons = [reason for start, reason in NOT_RUN.items() if command.startswith(start)]
     assert bool(runs) != bool(reasons), "put it into RUN_BY or NOT_RUN"
     assert all((ROOT / test).is_file() for test in runs)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_scripts_stand_only_in_a_document_that_a_test_runs_from_start_to_end(document):
+    if any(blocks(document, language) for language in ("sh", "bash", "shell")):
+        assert Path(document).name in (ROOT / RUN_AS_A_WHOLE[document]).read_text()
 
 
 def test_no_command_is_listed_that_no_document_has():
