@@ -183,6 +183,7 @@ def test_a_plugin_that_keeps_the_contract_passes_with_a_run_of_chaos():
     assert " passed" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)  # as above
 def test_chaos_finds_what_differs_from_attempt_to_attempt(tmp_path):
     code = BROKEN["random"][0].replace("context.step(1, 1)", "[(time.sleep(0.05), context.step(i, 4)) for i in (1, 2, 3, 4)]")
