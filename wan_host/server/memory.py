@@ -67,8 +67,16 @@ async def status(worker: TheWorker) -> MemoryAnswer:
 
 @router.post("/load", responses=documented(400, 413, 422, 503) | {202: {"model": MemoryChange}})
 async def load(request: ModelRequest, worker: TheWorker, response: Response) -> MemoryChange:
-    """Load a model: 200 when it is there, 202 when that takes longer. A lane that works loads it afterwards."""
-    return await _change(request, worker, response, lambda lane: lane.load(request.model))
+    """Load a model: 200 when it is there, 202 when that takes longer. A lane that works loads it afterwards.
+
+    Models that rested longest are unloaded where the device has no room, as for a job.
+    """
+
+    async def load_into(lane: Lane) -> None:
+        async with worker.pool.vram.room_for(lane, request.model):
+            await lane.load(request.model)
+
+    return await _change(request, worker, response, load_into)
 
 
 @router.post("/unload", responses=documented(400, 413, 422, 503) | {202: {"model": MemoryChange}})
