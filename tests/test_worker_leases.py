@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from wan_host.errors import PermanentError, QueueUnavailable
 from wan_host.leases import Leases
 from wan_host.queue import Claim
 from wan_host.settings import load_settings
@@ -28,9 +29,11 @@ class Queue:
     backend, lease_seconds = "tcp", 0.06
 
     def __init__(self, standing):
-        self.standing, self.renewals = standing, asyncio.Event()
+        self.standing, self.renewals, self.faults = standing, asyncio.Event(), []
 
     async def renew(self, claims, progress, worker):
+        if self.faults:
+            raise self.faults.pop()
         self.renewals.set()
         return {claim.job_id: self.standing for claim in claims}
 
@@ -46,31 +49,51 @@ class Attempts:
         await self.go_on.wait()
 
 
+@pytest.fixture
+def held(tmp_path):
+    """Hold a claim with these players, and renew it."""
+    spool = Spool(tmp_path)
+    spool.open()
+    tasks = []
+
+    def hold(queue, attempts, pool):
+        leases = Leases(
+            queue=queue,
+            attempts=attempts,
+            spool=spool,
+            pool=pool,
+            settings=load_settings(),
+            readiness=SimpleNamespace(queue_answered=lambda: None, queue_failed=lambda _: None),
+            describe=dict,
+            changed=lambda: None,
+        )
+        tasks.append(asyncio.create_task(leases.keep_renewing()))
+        leases.begin(Claim("a", "{}", 1, 0, 0, 1, 0.0, 0, "1-0"), leased=0.0)
+
+    yield hold
+    for task in tasks:
+        task.cancel()
+    spool.close()
+
+
 @pytest.mark.parametrize(
     ("standing", "ending", "cancelled"),
     [("lost", False, ["a"]), ("lost", True, []), ("cancelled", False, ["a"]), ("held", False, []), ("held", True, [])],
 )
-async def test_a_lost_lease_stops_its_run_unless_it_is_ending_anyway(tmp_path, standing, ending, cancelled):
-    spool = Spool(tmp_path)
-    spool.open()
+async def test_a_lost_lease_stops_its_run_unless_it_is_ending_anyway(held, standing, ending, cancelled):
     queue, attempts, pool = Queue(standing), Attempts(ending=ending), Pool()
-    readiness = SimpleNamespace(queue_answered=lambda: None)
-    leases = Leases(
-        queue=queue,
-        attempts=attempts,
-        spool=spool,
-        pool=pool,
-        settings=load_settings(),
-        readiness=readiness,
-        describe=dict,
-        changed=lambda: None,
-    )
-    renewing = asyncio.create_task(leases.keep_renewing())
-    claim = Claim("a", "{}", 1, 0, 0, 1, 0.0, 0, "1-0")
-    leases.begin(claim, leased=0.0)
+    held(queue, attempts, pool)
     await asyncio.wait_for(queue.renewals.wait(), 5)
     await asyncio.sleep(0)
     assert pool.cancelled == cancelled
-    renewing.cancel()
     attempts.go_on.set()
-    spool.close()
+
+
+@pytest.mark.parametrize("fault", [QueueUnavailable("away"), PermanentError("the server refuses")])
+async def test_a_server_that_refuses_for_a_while_does_not_end_the_renewals(held, fault):
+    queue, attempts, pool = Queue("held"), Attempts(ending=False), Pool()
+    queue.faults = [fault, fault]
+    held(queue, attempts, pool)
+    await asyncio.wait_for(queue.renewals.wait(), 5)
+    assert queue.faults == []
+    attempts.go_on.set()

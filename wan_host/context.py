@@ -64,8 +64,8 @@ class LaneContext(Protocol):
     def checkpoint(self, save: Callable[[], Checkpoint]) -> None:
         """Offer to save the unfinished job; call it after every ``step`` that can be gone on from, after ``resume``.
 
-        ``save`` is only called when a checkpoint is due: ``WAN_HOST_CHECKPOINT_EVERY`` steps after the last one. One that cannot be
-        made or kept is logged, and the job goes on.
+        ``save`` is only called when a checkpoint is due, ``WAN_HOST_CHECKPOINT_EVERY`` steps after the last one. One that cannot
+        be made or kept is logged, and the job goes on.
         """
 
 

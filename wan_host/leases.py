@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from wan_host.attempt import Attempts
-from wan_host.errors import QueueUnavailable
+from wan_host.errors import PermanentError, QueueUnavailable
 from wan_host.lane_pool import LanePool
 from wan_host.queue import Claim, JobQueue
 from wan_host.readiness import Readiness
@@ -95,7 +95,7 @@ class Leases:
                     orphans.pop()
                 self.adopted = True
                 self._changed()
-            except (QueueUnavailable, OSError) as error:
+            except (QueueUnavailable, PermanentError, OSError) as error:
                 log.warning("spooled jobs wait", jobs=len(orphans), error=str(error))
             await asyncio.sleep(self._queue.lease_seconds / 3)
 
@@ -153,7 +153,7 @@ class Leases:
             try:
                 progress = {item.run.job_id: item.run.progress() for item in held}
                 standing = await self._queue.renew([item.claim for item in held], progress, worker=self._describe())
-            except QueueUnavailable as error:
+            except (QueueUnavailable, PermanentError) as error:  # permanent for the server as it is; people mend servers
                 self._readiness.queue_failed(str(error))
                 continue
             self._readiness.queue_answered()

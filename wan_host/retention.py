@@ -16,7 +16,7 @@ from stat import S_ISDIR
 
 import structlog
 
-from wan_host.errors import QueueUnavailable
+from wan_host.errors import PermanentError, QueueUnavailable
 from wan_host.queue import JobQueue, JobState
 from wan_host.readiness import Readiness
 from wan_host.settings import Settings
@@ -60,7 +60,7 @@ class Retention:
                     await self.limit_outputs()
             except QueueUnavailable:
                 pass  # nothing is deleted unless the queue says so
-            except OSError as error:
+            except (PermanentError, OSError) as error:
                 log.warning("limits of the disk could not be kept", error=str(error))
             await asyncio.sleep(_SPOOL_SECONDS)
 

@@ -194,7 +194,8 @@ class Worker:
             await self._claim_loop(queue, leases, outbox)
             await self._tell_plugins("worker_stopping")
             await leases.settle()
-            with contextlib.suppress(QueueUnavailable, TimeoutError):  # what is left is delivered by any other worker
+            # what is left is delivered by any other worker
+            with contextlib.suppress(QueueUnavailable, PermanentError, TimeoutError):
                 async with asyncio.timeout(settings.stop_grace if self.stopping else None):
                     await outbox.drain()
         finally:

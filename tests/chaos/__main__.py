@@ -1,6 +1,6 @@
 """The chaos suite from the command line.
 
-    python -m tests.chaos [--jobs 1000] [--workers 4] [--seconds 240] [--server embedded|tcp] [--seed N] [--soak]
+    python -m tests.chaos [--jobs 1000] [--workers 4] [--seconds 240] [--server embedded|tcp|rest] [--seed N] [--soak]
 
 Everything that is left to chance comes from the seed, which is printed first: the jobs, what is pushed twice or cancelled, the
 fault of every request, and what is killed when. ``--soak`` spares the workers and fails if one of them grows.
@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=defaults.seconds, help="time over which the jobs are pushed")
     parser.add_argument("--kill-every", type=float, default=defaults.kill_every)
     parser.add_argument("--fault-rate", type=float, default=defaults.fault_rate)
-    parser.add_argument("--server", choices=["embedded", "tcp"], default=defaults.topology)
+    parser.add_argument("--server", choices=["embedded", "tcp", "rest"], default=defaults.topology)
     parser.add_argument("--soak", action="store_true")
     parser.add_argument("--record", type=Path, help="write what was measured on the workers to this CSV file")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the run: logs, queue, work files")

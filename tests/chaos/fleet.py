@@ -15,6 +15,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from tests.chaos.plan import Kill, Options
+from tests.chaos.rest import TOKEN, RestFront
 from wan_host.queue.embedded import server_binary
 from wan_host.testing import instant, remote_store
 from wan_host.testing.process import WorkerProcess
@@ -57,7 +58,11 @@ class Fleet:
 
     def __init__(self, folder: Path, options: Options, environment: dict[str, str]) -> None:
         self.folder, self.options = folder, options
-        self.server = TcpServer(folder / "server") if options.topology == "tcp" else None
+        self.server = TcpServer(folder / "server") if options.topology != "embedded" else None
+        self.rest: RestFront | None = None
+        if self.server is not None and options.topology == "rest":
+            self.rest = RestFront(self.server.url, seed=options.seed, rate=options.fault_rate)
+            self.rest.start()
         for name in ("plugins", "tmp", "run"):
             (folder / name).mkdir()
         plugins = {"instant": instant.__name__, "store": remote_store.__name__}
@@ -78,7 +83,6 @@ class Fleet:
             "WAN_HOST_STEP_TIMEOUT": "4",
             "WAN_HOST_CANCEL_GRACE": "2",
             instant.RUNS_VARIABLE: str(self.runs_file),
-            **({"WAN_HOST_QUEUE_URL": self.server.url} if self.server else {}),
             **environment,
         }
         self.workers: list[WorkerProcess | None] = [None] * options.workers
@@ -110,9 +114,16 @@ class Fleet:
         for number, worker in enumerate(self.workers):
             if worker is None or worker.ended() is not None:
                 folders = self.data_dirs()
-                fresh = WorkerProcess(data_dir=folders[number % len(folders)], environment=self.environment)
+                environment = {**self.environment, **self._queue_of(number)}
+                fresh = WorkerProcess(data_dir=folders[number % len(folders)], environment=environment)
                 self.workers[number] = fresh.start()
                 self.logs.append(fresh.log)
+
+    def _queue_of(self, number: int) -> dict[str, str]:
+        """Return how a worker reaches the queue; nothing where it is embedded."""
+        if self.rest is not None and number % 2 == 0:
+            return {"UPSTASH_REDIS_REST_URL": self.rest.url, "UPSTASH_REDIS_REST_TOKEN": TOKEN}
+        return {"WAN_HOST_QUEUE_URL": self.server.url} if self.server is not None else {}
 
     async def ready(self) -> None:
         """Wait until every worker is."""
@@ -173,6 +184,10 @@ class Fleet:
                 status = None
             if status != 0:
                 wrong.append(f"worker {worker.pid} ended with {status} after SIGTERM: {worker.log_tail()[-500:]}")
+        if self.rest is not None:
+            self.rest.stop()
+            if not self.rest.requests:
+                wrong.append("no worker has used REST")
         if self.server is not None:
             self.server.stop()
         return wrong
@@ -182,6 +197,8 @@ class Fleet:
         for process in left_processes(self.folder):
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        if self.rest is not None:
+            self.rest.stop()
         if self.server is not None and self.server.process is not None:
             self.server.process.kill()
             self.server.process.wait()

@@ -29,7 +29,8 @@ class Options:
     seconds: float = 240
     kill_every: float = 2.0
     fault_rate: float = 0.15
-    topology: Literal["embedded", "tcp"] = "embedded"
+    topology: Literal["embedded", "tcp", "rest"] = "embedded"
+    """``rest``: every other worker sees nothing but Upstash's REST protocol, the rest the same server over TCP."""
     max_attempts: int = 4
     kills: tuple[KillKind, ...] = ("worker", "lane", "server")
     drain_seconds: float = 240

@@ -224,7 +224,7 @@ def run_chaos(options: Options, folder: Path) -> Result:
     return Result(
         balance=balance,
         killed=fleet.killed,
-        faults=outside.faults.made,
+        faults=outside.faults.made + (fleet.rest.faults.made if fleet.rest is not None else Counter()),
         seconds=time.monotonic() - started,
         restarts=len(fleet.logs),
         samples=chaos.samples,

@@ -15,7 +15,7 @@ from tests.chaos.run import run_chaos
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("topology", ["embedded", "tcp"])
+@pytest.mark.parametrize("topology", ["embedded", "tcp", "rest"])
 def test_no_job_is_lost_or_done_twice_while_everything_is_killed(topology):
     options = Options(seed=secrets.randbelow(1 << 31), jobs=150, seconds=30, topology=topology)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))  # pytest's own are too long for a socket's path

@@ -126,6 +126,8 @@ class TestAFault:
             Fault("json", message="text"),
             Fault("json", message={"result": "=not base64="}),
             Fault("error", status=500, message={"code": 7}),
+            Fault("error", status=500, message="ERR internal error"),
+            Fault("error", status=500, message="ERR internal error", after=True),
             Fault("error", status=429, message="ERR max requests limit exceeded. Limit: 500000, Usage: 500000."),
             Fault("error", status=503, message="temporarily unavailable"),
         ],
@@ -171,6 +173,21 @@ class TestAFault:
     async def test_an_address_of_another_kind_is_a_setting_to_mend(self, url, open_rest):
         with pytest.raises(SettingsError, match="UPSTASH_REDIS_REST_URL"):
             await open_rest(upstash_url=url)
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            "ERR unknown command 'NOSUCH', with args beginning with: ",
+            "ERR wrong number of arguments for 'evalsha' command",
+            "ERR Command is not available: 'EVAL'. See https://upstash.com/docs for details",
+            "ERR user_script:12: attempt to index a nil value",
+            "WRONGTYPE Operation against a key holding the wrong kind of value",
+        ],
+    )
+    async def test_what_no_repetition_can_mend_is_refused_for_good(self, rest, bridge, message):
+        bridge.faults.extend([Fault("error", status=400, message=message)] * 2)
+        with pytest.raises(PermanentError, match="refuses"):
+            await rest.poll(claims=1)
 
     async def test_a_request_above_the_limit_is_refused_for_good(self, rest):
         with pytest.raises(PermanentError, match="max request size"):

@@ -22,6 +22,9 @@ _FIRST_PAUSE: Final = 2.0
 _LONGEST_PAUSE: Final = 12.5
 """An idle worker polls 288 times an hour; with the quicker polls after the last job it stays under 300."""
 _GROWTH: Final = 1.6
+_LASTING_CODES: Final = ("WRONGTYPE", "NOSCRIPT", "WANHOST", "NOPERM", "WRONGPASS", "NOAUTH")
+_LASTING_WORDS: Final = ("unknown command", "wrong number of arg", "is not available", "request size", "script:", "ing script")
+"""What no repetition mends: commands that are not there, requests that are too large, scripts that fail."""
 
 
 class RestTransport(Transport):
@@ -59,9 +62,8 @@ class RestTransport(Transport):
     def _refusal(self, message: str) -> Exception:
         if "unauthorized" in message.lower():
             return SettingsError(f"the queue server {self.where} refuses UPSTASH_REDIS_REST_TOKEN: {message}")
-        known = message.startswith(("ERR ", "WRONGTYPE", "NOSCRIPT", "WANHOST", "NOPERM", "WRONGPASS", "NOAUTH"))
-        passing = "limit exceeded" in message or "rate limit" in message.lower() or not known
-        if passing and "request size" not in message:
+        lasting = message.startswith(_LASTING_CODES) or any(words in message for words in _LASTING_WORDS)
+        if not lasting:  # a gateway's own trouble comes as ERR, too
             return QueueUnavailable(f"the queue server {self.where} cannot work now: {message}")
         return server_error(message, where=self.where)
 
