@@ -44,7 +44,7 @@ from wan_host.testing.receiver import Receiver
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = REPOSITORY / "plugins/tiny_wan/wan_host_tiny_wan/model"
 SIDE, FRAMES, FPS = 128, 17, 16
-DEFAULTS = {"steps": 12, "guidance": 4.0, "shift": 3.0}
+DEFAULTS = {"steps": 12, "guidance": 4.0, "shift": 3.0, "preset": "exact"}
 
 HUES = {"red": 0, "orange": 30, "yellow": 52, "green": 132, "cyan": 184, "blue": 227, "purple": 274, "pink": 331}
 PAINT = {
@@ -440,6 +440,7 @@ class Generator:
             "fps": FPS,
             "num_inference_steps": DEFAULTS["steps"],
             "guidance_scale": DEFAULTS["guidance"],
+            "preset": DEFAULTS["preset"],
             "sample_shift": DEFAULTS["shift"],
             "sample_solver": "unipc",
             "seed": payload["seed"],
@@ -564,9 +565,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=DEFAULTS["steps"])
     parser.add_argument("--guidance", type=float, default=DEFAULTS["guidance"])
     parser.add_argument("--shift", type=float, default=DEFAULTS["shift"])
+    parser.add_argument("--preset", default=DEFAULTS["preset"], help="exact, fast or turbo")
     parser.add_argument("--skip-model", action="store_true", help="only judge the judge")
     args = parser.parse_args()
-    DEFAULTS.update(steps=args.steps, guidance=args.guidance, shift=args.shift)
+    DEFAULTS.update(steps=args.steps, guidance=args.guidance, shift=args.shift, preset=args.preset)
 
     asked, coloured = cases(args.captions), cases(args.coloured, coloured=True)
     report: dict = {"settings": dict(DEFAULTS), "control": control(asked + coloured, args.out / "control")}

@@ -16,13 +16,18 @@ MODEL_FOLDER = Path(__file__).parent / "model"
 @hookimpl
 def list_models() -> list[ModelInfo]:
     """Offer ``tiny-wan``; ``WAN_HOST_TINY_WAN_PATH`` serves another folder, such as a variant trained at home, in its place."""
+    from wan_host_wan21.catalogue import offered_presets
+    from wan_host_wan21.settings import read_settings
+
+    path = os.environ.get("WAN_HOST_TINY_WAN_PATH") or str(MODEL_FOLDER)
     defaults = JobDefaults(media="video", width=128, height=128, frames=17, fps=8, sample_shift=3.0, sample_solver="unipc")
     return [
         ModelInfo(
             name="tiny-wan",
             family="wan",
             runner="wan21",
-            path=os.environ.get("WAN_HOST_TINY_WAN_PATH") or str(MODEL_FOLDER),
+            path=path,
+            presets=offered_presets(Path(path), read_settings()),
             description="A small Wan 2.1 (VACE) trained on drawn shapes: 128x128, runs on a CPU",
             job_types=wan_job_types(defaults, defaults, fast_steps=12, high_steps=24, fast_guidance=4.0, high_guidance=4.0),
             reference_modes=frozenset(ReferenceMode),

@@ -17,9 +17,11 @@ SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "gpu"
 @pytest.fixture
 def run(tmp_path):
     def benchmark(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, SCRIPT, "--device", "cpu", "--size", "tiny", "--quick", "--cases", "image", "--out", tmp_path]
+        command = [sys.executable, SCRIPT, "--device", "cpu", "--size", "tiny", "--quick", "--cases", "image", "--commit", "this"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "WAN_HOST_DATA_DIR": str(tmp_path)}
-        return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, check=False)
+        return subprocess.run(
+            [*command, "--out", tmp_path, *arguments], capture_output=True, text=True, env=environment, check=False
+        )
 
     return benchmark
 
