@@ -2,6 +2,7 @@
 
 import base64
 import io
+import signal
 import socket
 import time
 
@@ -71,6 +72,37 @@ def test_events_of_a_job_that_runs_on_another_worker_come_from_the_queue(serve):
     assert found[-1][0] == "end"
     assert here.job("elsewhere")["worker"].endswith(str(there.pid))
     here.client.delete("/jobs/busy-here")
+
+
+def test_a_reader_that_does_not_read_keeps_no_old_end_for_those_who_watch_a_retry(api):
+    api.submit(job("again", "pace:0.1", num_inference_steps=100))
+    api.wait_until_step("again")
+    request = f"GET /jobs/again/events HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {api.key}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", api.worker.port())) as sleeper:
+        sleeper.sendall(request.encode())
+        api.client.delete("/jobs/again")
+        api.wait_for("again", "cancelled")
+        assert list(api.events("again"))[-1][1]["status"] == "cancelled"
+        api.client.post("/jobs/again/retry")
+        api.wait_until_step("again")
+        events = api.events("again")
+        assert next(events)[1]["status"] == "running"
+        api.client.delete("/jobs/again")
+        assert list(events)[-1][1]["status"] == "cancelled"
+
+
+def test_a_worker_stops_although_streams_are_open(serve):
+    api = serve(WAN_HOST_STOP_GRACE="0.5")
+    api.submit(job("open", "pace:0.1", num_inference_steps=200))
+    api.wait_until_step("open")
+    request = f"GET /jobs/open/events HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {api.key}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", api.worker.port())) as reader:
+        reader.sendall(request.encode())
+        assert b"200 OK" in reader.recv(1000)
+        api.worker.signal(signal.SIGTERM)
+        assert api.worker.wait(20) == 0
+    faults = [line for line in api.worker.events() if line["level"] in {"error", "critical"}]
+    assert faults == []
 
 
 def test_readers_that_never_read_cost_a_job_nothing(serve):

@@ -13,7 +13,6 @@ from wan_host.payload import Payload
 from wan_host.server import assets, debug, enhance, events, health, jobs, memory, models, page, problems
 from wan_host.server.access import RateLimit, require_key
 from wan_host.server.guard import Guard
-from wan_host.server.waits import Waits
 from wan_host.server.watch import Watch
 from wan_host.worker import Worker
 
@@ -21,13 +20,12 @@ _KEYED = (jobs.router, assets.router, events.router, enhance.router, memory.rout
 _CORS_METHODS = ("GET", "POST", "DELETE")
 
 
-def create_app(worker: Worker) -> ASGIApp:
-    """Return the application that serves one worker."""
+def create_app(worker: Worker, watch: Watch) -> ASGIApp:
+    """Return the application that serves one worker; ``watch`` is for its event streams."""
     settings = worker.settings
     app = FastAPI(title="wan-host", version=__version__, docs_url=None, redoc_url=None, separate_input_output_schemas=False)
     app.state.worker = worker
-    app.state.waits = Waits(worker)
-    app.state.watch = Watch(worker, app.state.waits)
+    app.state.watch = watch
     app.state.submissions = RateLimit(settings.submit_rate)
     app.state.enhancements = RateLimit(settings.enhance_rate)
     problems.install(app)

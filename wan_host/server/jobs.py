@@ -105,7 +105,7 @@ async def list_jobs(
 async def read_job(job_id: JobId, worker: TheWorker, request: Request) -> FullJobAnswer:
     """Tell all that is known of a job."""
     state = await known_job(worker, job_id)
-    waits: Waits = request.app.state.waits
+    waits: Waits = request.app.state.watch.waits
     waiting = await waits.of(queue_of(worker), [job_id]) if state.status == "waiting" else {}
     return full_job_answer(state, worker.run_of(job_id), waiting.get(job_id))
 

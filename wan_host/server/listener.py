@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import uvicorn
 from wan_host.errors import SettingsError
 from wan_host.server.access import is_loopback
 from wan_host.server.app import create_app
+from wan_host.server.watch import Watch
 
 if TYPE_CHECKING:
     from wan_host.worker import Worker
@@ -48,7 +50,8 @@ class HttpServer:
             address = f"{settings.bind_host}:{settings.port}"
             raise SettingsError(f"WAN_HOST_HOST, WAN_HOST_PORT: cannot listen on {address}: {error.strerror}") from error
         self.host, self.port = self._socket.getsockname()[:2]
-        app = create_app(worker)
+        self._watch = Watch(worker)
+        app = create_app(worker, self._watch)
         self._server = _Server(
             uvicorn.Config(
                 app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2
@@ -56,6 +59,13 @@ class HttpServer:
         )
 
     async def serve(self) -> None:
-        """Answer requests until cancelled."""
+        """Answer requests until cancelled; what is being answered then may still end, for two seconds."""
         log.info("listening", host=self.host, port=self.port)
-        await self._server.serve(sockets=[self._socket])
+        serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            self._watch.close()
+            self._server.should_exit = True
+            await serving
+            raise

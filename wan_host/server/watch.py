@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TICK_SECONDS = 0.25
+_FAULT_SECONDS = 5.0
 _ASK_SECONDS = {"embedded": 0.5, "redis": 0.5, "upstash": 10.0}
 """How often the queue is asked about watched jobs: every question is billed over REST."""
 _EVENTS_A_SECOND = 100
@@ -76,30 +78,35 @@ class _Watched:
 class Watch:
     """The jobs that somebody looks at. One instance serves a worker."""
 
-    def __init__(self, worker: Worker, waits: Waits) -> None:
+    def __init__(self, worker: Worker) -> None:
         """Nobody looks yet."""
-        self._worker, self._waits = worker, waits
+        self._worker, self.waits = worker, Waits(worker)
+        self._closed = asyncio.Event()
         self._jobs: dict[str, _Watched] = {}
         self._ticker: asyncio.Task[None] | None = None
-
-    @property
-    def readers(self) -> int:
+        self.readers = 0
         """How many streams are open."""
-        return sum(job.readers for job in self._jobs.values())
 
     def is_watched(self, job_id: str) -> bool:
         """Tell whether somebody looks at a job already."""
         return job_id in self._jobs
 
+    def close(self) -> None:
+        """End every stream whose reader reads."""
+        self._closed.set()
+        for job in self._jobs.values():
+            job.wake()
+
     async def follow(self, job_id: str) -> AsyncIterator[bytes]:
         """Yield a job's events until it has ended, at the pace of the reader."""
         job = self._jobs.setdefault(job_id, _Watched(job_id))
         job.readers += 1
+        self.readers += 1
         if self._ticker is None:
             self._ticker = asyncio.create_task(self._keep_looking())
         number = previews = 0
         try:
-            while True:
+            while not self._closed.is_set():
                 changed = job.changed
                 if job.number != number:
                     number = job.number
@@ -110,15 +117,17 @@ class Watch:
                 if job.end:
                     yield job.end
                     return
-                await asyncio.sleep(self.readers / _EVENTS_A_SECOND)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closed.wait(), self.readers / _EVENTS_A_SECOND)
                 try:
                     await asyncio.wait_for(changed.wait(), _KEEP_ALIVE_SECONDS)
                 except TimeoutError:
                     yield _KEEP_ALIVE
         finally:
+            self.readers -= 1
             job.readers -= 1
-            if not job.readers:
-                self._jobs.pop(job_id, None)
+            if not job.readers and self._jobs.get(job_id) is job:
+                del self._jobs[job_id]
 
     async def _keep_looking(self) -> None:
         try:
@@ -129,6 +138,7 @@ class Watch:
                     log.debug("watched jobs are not known for now", error=str(error))
                 except Exception:
                     log.exception("watched jobs cannot be told")
+                    await asyncio.sleep(_FAULT_SECONDS)
                 await asyncio.sleep(_TICK_SECONDS)
         finally:
             self._ticker = None
@@ -143,7 +153,7 @@ class Watch:
                 job.asked = float("-inf")  # the moment it is gone from here the queue knows more
                 if run.preview is not None and run.previews != job.previews:
                     await _show(job, run.preview, run)
-            elif not job.end:
+            else:
                 elsewhere.append(job)
         queue = self._worker.queue
         if queue is None:
@@ -160,7 +170,7 @@ class Watch:
         for job in jobs:
             job.asked = time.monotonic()
         states = await queue.states([job.job_id for job in jobs])
-        waits = await self._waits.of(queue, [state.job_id for state in states.values() if state.status == "waiting"])
+        waits = await self.waits.of(queue, [state.job_id for state in states.values() if state.status == "waiting"])
         for job in jobs:
             state = states.get(job.job_id)
             if state is None:
@@ -169,6 +179,7 @@ class Watch:
             if state.status in ENDED:
                 full = await queue.job(job.job_id)
                 job.end = _event("end", job_answer(full or state))
+                self._jobs.pop(job.job_id, None)  # who looks from now on looks at what a retry makes of it
                 job.wake()
 
 
