@@ -40,7 +40,9 @@ class TestChaos(Contract):
 def _contracts() -> dict[str, type[Contract]]:
     """Make a test class of every contract that the plugin's hooks come under."""
     (record,) = (record for record in TestChaos.installed_hooks().registry.records if record.name == PLUGIN)
-    wanted: set[type[Contract]] = {PluginContract, *(CONTRACTS[hook] for hook in record.hooks)} - {Contract}
+    wanted: set[type[Contract]] = {CONTRACTS[hook] for hook in record.hooks}
+    wanted -= {Contract}
+    wanted.add(PluginContract)
     return {
         f"Test{contract.__name__}": type(f"Test{contract.__name__}", (contract,), {"plugin": PLUGIN, "configured": False})
         for contract in wanted
