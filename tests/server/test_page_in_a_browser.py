@@ -12,6 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from tests.end_to_end.conftest import plugins  # noqa: F401  # a fixture
 from tests.server.browser import CHROMIUM, DRIVER, Browser
 from tests.server.conftest import KEY, job, served
+from wan_host.metrics import Metrics
 from wan_host.testing.media import read_frames
 from wan_host.testing.outside import Faults, Outside
 
@@ -46,6 +47,8 @@ def outside():
 @pytest.fixture(scope="module")
 def api(tmp_path_factory, plugins):  # noqa: F811  # a fixture
     with served(tmp_path_factory.mktemp("api"), plugins, WAN_HOST_REFERENCE_HOSTS="127.0.0.1") as there:
+        there.submit(job("sample"))  # so that every test finds a result
+        there.wait_for("sample", "completed")
         yield there
 
 
@@ -114,6 +117,13 @@ def test_a_job_is_submitted_watched_and_its_result_plays(page, api):
     assert np.abs(np.subtract(pixels_after, pixels_before)).max() > 3, "the frame stands still"
     page.hover(page.find("h1"))
     page.until(lambda: not page.all(".player"))
+
+    page.run("document.querySelector('#theme').focus()")
+    page.driver.switch_to.active_element.send_keys(Keys.TAB)  # the keyboard's way to it
+    page.until(lambda: page.run("return window.player = document.querySelector('.player')"))
+    api.submit(job("another"))
+    page.sees("#results [data-job='another']")
+    assert page.run("return window.player.isConnected && !window.player.paused"), "a new result stops it"
 
     tile.click()
     page.until(lambda: page.run("return document.querySelector('#job video')?.videoWidth") == 160)
@@ -325,6 +335,42 @@ def test_charts_have_what_was_measured(page):
     assert re.search(r"mean of \d+ jobs?, ", page.text("#timings-count"))
     page.sees("#devices .device", "cpu")
     page.until(lambda: (page.find("#devices .line").get_attribute("d") or "").count("L") >= 1)
+
+
+def test_the_memory_of_gpus_is_drawn_from_the_metrics(page):
+    metrics, texts = Metrics(), []
+    for gib in (10, 30, 42):
+        for device, kind, value in (
+            ("cuda:0", "used", gib),
+            ("cuda:0", "peak", 55),
+            ("cuda:0", "total", 80),
+            ("cuda:1", "total", 80),
+        ):
+            metrics.vram_bytes.labels(device, kind).set(value * 2**30)
+        texts.append(metrics.render().decode())
+    page.driver.execute_async_script(
+        """
+        const [texts, done] = arguments;
+        Promise.all([import("/page/metrics.js"), import("/page/charts.js")]).then(([{ Devices, parse }, { showDevices }]) => {
+            const devices = new Devices();
+            texts.forEach((text, index) => {
+                devices.look([{ device: "cuda:0", job_id: index ? "a" : "" }, { device: "cuda:1", job_id: "" }]);
+                devices.add(parse(text), 60 * index);
+            });
+            showDevices(devices);
+            done();
+        });
+        """,
+        texts,
+    )
+    first, second = [device.text for device in page.all("#devices .device")]
+    page.screenshot("devices")
+    assert "cuda:0" in first
+    assert "100 % busy" in first
+    assert "42.0 GiB of 80.0 GiB, peak 55.0 GiB" in first
+    assert "0 % busy" in second
+    assert page.find("#devices .memory .line").get_attribute("d").count("L") == 2
+    assert page.find("#devices .memory .mark").get_attribute("d") != ""
 
 
 def test_the_key_is_asked_for_once_and_kept_in_this_tab_alone(chromium, api):

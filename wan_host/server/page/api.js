@@ -1,5 +1,7 @@
 // The worker's HTTP routes: requests with the key, events as they come, files as blobs.
 
+import { setClock } from "./time.js";
+
 const STORED = "wan-host-key";
 
 export const hasKey = () => sessionStorage.getItem(STORED) !== null;
@@ -20,6 +22,7 @@ export async function request(path, { method = "GET", body, signal } = {}) {
   if (hasKey()) headers.Authorization = `Bearer ${sessionStorage.getItem(STORED)}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const answer = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+  setClock(answer);
   if (answer.ok) return answer;
   throw new Problem(answer.status, await answer.json().catch(() => ({})));
 }

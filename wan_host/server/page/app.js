@@ -3,11 +3,12 @@
 import { Problem, forgetKey, hasKey, jobPath, read, readText, storeKey } from "./api.js";
 import { showDevices, showTimings } from "./charts.js";
 import { openJob } from "./details.js";
-import { $, ago, follow, h, plural, show, span, write } from "./dom.js";
+import { $, follow, h, plural, show, write } from "./dom.js";
 import { buildForm, offer } from "./form.js";
 import { inTurn, showFailed, showQueue, showResults } from "./lists.js";
 import { Devices, overRest, parse } from "./metrics.js";
 import { rest, showLanes, showRuns, tick } from "./now.js";
+import { ago, span } from "./time.js";
 
 const HEALTH_MS = 1000;
 const JOBS_MS = 2000;

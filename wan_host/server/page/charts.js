@@ -1,7 +1,8 @@
 // The small charts: where a job's time goes, and what the devices do.
 
-import { $, bytes, follow, h, plural, show, span, svg, words, write } from "./dom.js";
+import { $, bytes, follow, h, plural, show, svg, words, write } from "./dom.js";
 import { KEPT_SECONDS, timings } from "./metrics.js";
+import { span } from "./time.js";
 
 export const STAGES = ["fetch", "enhance", "load", "text_encode", "denoise", "decode", "encode", "postprocess", "publish", "report"];
 const WIDTH = 300;

@@ -3,8 +3,9 @@
 import { cancel, retry } from "./actions.js";
 import { fileUrl, jobPath, read } from "./api.js";
 import { stageBars } from "./charts.js";
-import { $, ago, bytes, h, notice, span, words } from "./dom.js";
-import { reason } from "./lists.js";
+import { $, bytes, h, notice, words } from "./dom.js";
+import { isElsewhere, reason } from "./lists.js";
+import { ago, span } from "./time.js";
 
 const LONG = 32; // characters; longer facts have a line of their own
 const ENDED = new Set(["published", "completed", "report_refused", "failed", "cancelled"]);
@@ -40,7 +41,7 @@ function content(job, box) {
 function medium(job, asset) {
   const video = asset.name.endsWith(".mp4");
   const frame = h("figure", {});
-  if (/^https?:/.test(asset.url)) {
+  if (isElsewhere(asset)) {
     frame.append(h("a", { href: asset.url, target: "_blank", rel: "noopener noreferrer" }, "Open the published file"));
     return frame;
   }

@@ -26,25 +26,26 @@ export function show(element, visible) {
   element.hidden = !visible;
 }
 
-/** Make the children of `parent` follow `items`: elements of the same key stay, so that focus and playing videos do. */
+/** Make the children of `parent` follow `items`: elements of the same key stay as they are, so that focus and playing videos do. */
 export function follow(parent, items, keyOf, create, update = () => {}) {
-  const there = new Map([...parent.children].map((child) => [child.dataset.key, child]));
+  const keys = new Set(items.map(keyOf));
+  const there = new Map();
+  for (const child of [...parent.children]) {
+    if (keys.has(child.dataset.key)) {
+      there.set(child.dataset.key, child);
+      continue;
+    }
+    child.dispatchEvent(new Event("gone"));
+    child.remove();
+  }
   let place = parent.firstElementChild;
   for (const item of items) {
     const key = keyOf(item);
-    let element = there.get(key);
-    if (element) there.delete(key);
-    else {
-      element = create(item);
-      element.dataset.key = key;
-    }
+    const element = there.get(key) || create(item);
+    element.dataset.key = key;
     update(element, item);
     if (element === place) place = place.nextElementSibling;
     else parent.insertBefore(element, place);
-  }
-  for (const element of there.values()) {
-    element.dispatchEvent(new Event("gone"));
-    element.remove();
   }
 }
 
@@ -54,30 +55,10 @@ export function notice(text, kind = "") {
   setTimeout(() => element.remove(), kind === "bad" ? 9000 : 4000);
 }
 
-export function clock(seconds) {
-  const whole = Math.max(0, Math.round(seconds));
-  const two = (number) => String(number).padStart(2, "0");
-  const hours = Math.floor(whole / 3600);
-  const minutes = Math.floor(whole / 60) % 60;
-  return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
-}
-
-/** A span of time in the unit that suits it. */
-export function span(seconds) {
-  if (seconds < 0.0995) return `${Math.round(seconds * 1000)} ms`;
-  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
-  if (seconds < 59.5) return `${Math.round(seconds)} s`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-  if (seconds < 172800) return `${Math.round(seconds / 3600)} h`;
-  return `${Math.round(seconds / 86400)} days`;
-}
-
-export const ago = (time) => (Date.now() / 1000 - time < 5 ? "just now" : `${span(Date.now() / 1000 - time)} ago`);
-
 export function bytes(number) {
   if (number >= 2 ** 30) return `${(number / 2 ** 30).toFixed(1)} GiB`;
   if (number >= 2 ** 20) return `${Math.round(number / 2 ** 20)} MiB`;
-  return `${Math.max(1, Math.round(number / 1024))} KiB`;
+  return `${Math.ceil(number / 1024)} KiB`;
 }
 
 export const words = (name) => name.replaceAll("_", " ");

@@ -160,11 +160,11 @@ function useJob(job) {
   field("prompt").value = job.prompt;
   if (offered.models.some(({ name }) => name === job.model)) field("model").value = job.model;
   showTypes(job.type.replace(/^wan_/, ""));
-  for (const name of Object.keys(SETTINGS)) field(name).value = config[name] ?? "";
+  for (const name of Object.keys(SETTINGS)) field(name).value = config[name] ?? job.metadata[name] ?? "";
   field("seed").value = job.seed !== null && job.seed <= Number.MAX_SAFE_INTEGER ? job.seed : "";
   field("priority").value = job.priority || "";
   field("negative_prompt").value = config.negative_prompt ?? job.payload.negative_prompt ?? "";
-  field("denoise_strength").value = config.denoise_strength ?? 0.5;
+  field("denoise_strength").value = config.denoise_strength ?? job.metadata.denoise_strength ?? 0.5;
   showStrength();
   const wanted = String(job.metadata.reference_mode || config.reference_mode || "none");
   chooseMode(wanted in MODES ? wanted : "none");

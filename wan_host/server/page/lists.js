@@ -2,7 +2,8 @@
 
 import { cancel, retry } from "./actions.js";
 import { fileUrl } from "./api.js";
-import { $, ago, clock, follow, h, show, span, words, write } from "./dom.js";
+import { $, follow, h, show, words, write } from "./dom.js";
+import { ago, clock, span } from "./time.js";
 
 const SHOWN = { queue: 50, results: 24, failed: 30 };
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -91,11 +92,18 @@ function tile(job) {
   const size = width && height ? `${width}×${height}` : "";
   const about = h("p", { class: "quiet" }, h("span", {}, size), h("span", { class: "when" }));
   fillScreen(screen, job.id, asset, video);
-  if (video) playOnHover(button, screen, job.id, asset);
+  if (video && !isElsewhere(asset)) playOnHover(button, screen, job.id, asset);
   return h("li", { "data-job": job.id }, button, h("p", { class: "prompt" }, job.prompt || "No prompt"), about);
 }
 
+/** Whether a file was published at an address of its own, where this page does not go. */
+export const isElsewhere = (asset) => /^https?:/.test(asset.url);
+
 async function fillScreen(screen, id, asset, video) {
+  if (isElsewhere(asset)) {
+    screen.prepend(h("span", { class: "elsewhere" }, "published elsewhere"));
+    return;
+  }
   const name = asset.thumbnail || asset.name;
   try {
     const url = await fileUrl(id, name);

@@ -3,7 +3,8 @@
 import { cancel, changed } from "./actions.js";
 import { events, jobPath } from "./api.js";
 import { STAGES } from "./charts.js";
-import { $, clock, follow, h, show, words, write } from "./dom.js";
+import { $, follow, h, show, words, write } from "./dom.js";
+import { clock, now } from "./time.js";
 
 const MOST_TICKS = 60;
 const MOST_STREAMS = 3; // each takes one of the browser's six connections to the worker; further jobs follow the lists
@@ -57,11 +58,10 @@ export function rest() {
 export function tick() {
   for (const run of runs.values()) {
     const { left, leftLabel, elapsed } = run.parts;
-    const now = Date.now() / 1000;
-    const ending = run.leftAt !== null && run.leftAt - now < 0.5;
-    write(left, run.leftAt === null || ending ? "" : clock(run.leftAt - now));
+    const ending = run.leftAt !== null && run.leftAt - now() < 0.5;
+    write(left, run.leftAt === null || ending ? "" : clock(run.leftAt - now()));
     write(leftLabel, ending ? "about to end" : "left");
-    write(elapsed, run.started === null ? "" : `${clock(now - run.started)} so far`);
+    write(elapsed, run.started === null ? "" : `${clock(now() - run.started)} so far`);
   }
 }
 
@@ -127,10 +127,10 @@ function tell(run, { status, stage, step, total, seconds_left: seconds }) {
   const prepared = WAITING.has(shown);
   run.card.classList.toggle("prepared", prepared);
   write(parts.stage, prepared ? "Waits for a lane" : total && shown === "denoise" ? `Step ${step} of ${total}` : sentence(words(shown)));
-  run.leftAt = prepared || seconds === null || seconds === undefined ? null : Date.now() / 1000 + seconds;
+  run.leftAt = prepared || seconds === null || seconds === undefined ? null : now() + seconds;
   show(parts.leftLabel, run.leftAt !== null);
   const past = STAGES.indexOf(shown);
-  for (const item of parts.rail.children) {
+  for (const item of past < 0 && !prepared ? [] : parts.rail.children) {
     const index = STAGES.indexOf(item.dataset.stage);
     item.className = index === past ? "at" : index < past ? "past" : "";
     if (index === past) item.setAttribute("aria-current", "step");
