@@ -37,8 +37,8 @@ _TICK_SECONDS = 0.25
 _FAULT_SECONDS = 5.0
 _ASK_SECONDS = {"embedded": 0.5, "redis": 0.5, "upstash": 10.0}
 """How often the queue is asked about watched jobs: every question is billed over REST."""
-_EVENTS_A_SECOND = 100
-"""To all readers together: so many cost about a hundredth of a core."""
+_EVENTS_A_SECOND = 50
+"""To all readers together, so that what they cost does not grow with their number."""
 _KEEP_ALIVE_SECONDS = 15.0
 _PREVIEW_SIDE = 512
 _KEEP_ALIVE = b": still there\n\n"
