@@ -112,6 +112,14 @@ def test_nothing_is_overwritten(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["wan-host-mine"]
 
 
+def test_a_folder_that_is_here_is_found_from_everywhere(tmp_path, monkeypatch):
+    (tmp_path / "weights").mkdir()
+    monkeypatch.chdir(tmp_path)
+    done = run("wan_host", "plugin", "new", "mine", "--kind", "model", "--path", "weights", environment=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    assert f'path: str = "{tmp_path}/weights"' in files(tmp_path / "wan-host-mine")["wan_host_mine/settings.py"]
+
+
 def test_weights_belong_to_models(tmp_path):
     with pytest.raises(SettingsError, match="only --kind model takes it"):
         write_plugin("mine", "publisher", tmp_path, path="/x")

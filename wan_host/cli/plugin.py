@@ -32,6 +32,8 @@ def new(name: str, *, kind: str, path: str | None, into: Path) -> None:
     registry = prepare_hooks(prepare_settings(log_level="warning")).registry
     taken = {record.name.replace("-", "_"): f"the plugin {record.origin}" for record in registry.records}
     taken |= {model: f"the model {model!r} of an installed plugin" for model in registry.models}
+    if path is not None and Path(path).expanduser().is_dir():  # what is no folder here is a hub id, or comes later
+        path = str(Path(path).expanduser().absolute())
     folder = write_plugin(name, kind, into, path=path, taken=taken)
     for file in sorted(found for found in folder.rglob("*") if found.is_file()):
         click.echo(file)
