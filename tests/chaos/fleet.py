@@ -82,6 +82,7 @@ class Fleet:
             "WAN_HOST_REFERENCE_TIMEOUT": "2",
             "WAN_HOST_STEP_TIMEOUT": "4",
             "WAN_HOST_CANCEL_GRACE": "2",
+            "WAN_HOST_CHECKPOINT_EVERY": "2",
             instant.RUNS_VARIABLE: str(self.runs_file),
             **environment,
         }

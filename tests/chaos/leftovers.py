@@ -27,7 +27,8 @@ def leftovers(fleet: Fleet, shared_before: set[str]) -> list[str]:
 def _found(fleet: Fleet, shared_before: set[str]) -> list[str]:
     found = [f"process {process.pid} is left: {' '.join(process.cmdline())[:200]}" for process in left_processes(fleet.folder)]
     for data in fleet.data_dirs():
-        allowed = {"spool", "queue", "costs.json"} | {log.name for log in fleet.logs}
+        # checkpoints of jobs that ended elsewhere only grow old
+        allowed = {"spool", "queue", "costs.json", "checkpoints"} | {log.name for log in fleet.logs}
         found += [f"{path} is left" for path in data.iterdir() if path.name not in allowed]
         found += [f"{path} is left in the spool" for path in (data / "spool").iterdir()]
     found += [f"{path} is left" for name in ("tmp", "run") for path in (fleet.folder / name).rglob("*")]
