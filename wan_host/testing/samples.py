@@ -21,6 +21,11 @@ _SMALLEST_SIDE, _FRAMES, _STEPS, _FPS = 64, 5, 3, 8
 _TYPES = {"mp4": "video/mp4", "png": "image/png"}
 
 
+def is_there(model: ModelInfo) -> bool:
+    """Tell whether a model's folder is on this disk; what is no folder (a hub id, nothing at all) counts as there."""
+    return not model.path.startswith("/") or Path(model.path).exists()
+
+
 def sample_payload(model: ModelInfo, job_id: str = "job", *, media: MediaKind = "video", **changes: Any) -> dict[str, Any]:
     """Return the smallest payload of a kind that a model serves; ``changes`` go into its config. Raises LookupError for none."""
     job_type = next(name for name, defaults in _types(model).items() if defaults.media == media and not defaults.enhance)

@@ -26,7 +26,7 @@ from wan_host.testing import instant, remote_store
 from wan_host.testing.contract.lane import CPU_MIB
 from wan_host.testing.outside import Faults, Outside
 from wan_host.testing.process import WorkerProcess
-from wan_host.testing.samples import sample_payload
+from wan_host.testing.samples import is_there, sample_payload
 
 _FAULT_RATE = 0.2
 _PAIRS = 4
@@ -68,7 +68,7 @@ def choose_model(hooks: Hooks, plugin: str, named: str | None) -> ModelInfo:
         return models[named]
     (record,) = (record for record in hooks.registry.records if record.name == plugin)
     own = [model for name, model in models.items() if name in record.models or model.runner == plugin]
-    small = [model for model in own if model.kind == "generate" and 0 < model.vram_mib <= CPU_MIB and _is_there(model)]
+    small = [model for model in own if model.kind == "generate" and 0 < model.vram_mib <= CPU_MIB and is_there(model)]
     return min(small, key=lambda model: model.vram_mib) if small else instant.list_models()[0]
 
 
@@ -100,10 +100,6 @@ def run_trial(plugin: str, hooks: Hooks, folder: Path, *, model: ModelInfo, seed
         trial.wrong += _wrong(outside, read_back="publish" not in record.hooks)
         trial.faults, trial.seconds = dict(outside.faults.made), time.monotonic() - begun
     return trial
-
-
-def _is_there(model: ModelInfo) -> bool:
-    return not model.path.startswith("/") or Path(model.path).exists()
 
 
 def _payloads(hooks: Hooks, plugin: str, model: ModelInfo) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from wan_host.request import Clip, EnhanceRequest, Generation, GenerationRequest
 from wan_host.testing import instant
 from wan_host.testing.contract.base import Contract
 from wan_host.testing.lane import FakeLane
-from wan_host.testing.samples import sample_context, sample_request
+from wan_host.testing.samples import is_there, sample_context, sample_request
 
 _PROMPTS = ("a cat sleeps on a red sofa", "Ein Hund läuft über die Straße, 走る犬", "x", "word " * 700)
 
@@ -210,8 +210,7 @@ def _enhance_request(prompt: str) -> EnhanceRequest:
 
 
 def _runs(model: ModelInfo, plugin: str) -> bool:
-    there = not model.path.startswith("/") or Path(model.path).exists()
-    return model.kind == "generate" and model.runner == plugin and there and model.vram_mib <= CPU_MIB
+    return model.kind == "generate" and model.runner == plugin and is_there(model) and model.vram_mib <= CPU_MIB
 
 
 def _serves(model: ModelInfo, media: MediaKind) -> bool:
