@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import json
 import logging
 import os
 import subprocess
@@ -29,8 +30,10 @@ import ceilings
 import diffusers  # noqa: TID253  # a script on torch
 import numpy as np
 import torch  # noqa: TID253  # as above
+from closer import look
 from results import Results
 from subject import GUIDANCE, SHIFT, STOCK, Case, Subject, error, warmed
+from wan_host_wan21.graphs import MAX_TOKENS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VARIANTS = (STOCK, "exact", "fast", "turbo")
@@ -95,6 +98,10 @@ def measure(arguments: argparse.Namespace) -> Results:
             found = ceilings.measured(subject.config, case.tokens, dtype, device)
             results.found["ceilings"][case.name] = found | {"floor": ceilings.floor(subject.config, case.tokens, found)}
             results.save()
+    if arguments.look:
+        answers = look(subject, planned[0], out, set(arguments.look.split(",")))
+        (out / "look.json").write_text(json.dumps(answers, indent=1), encoding="utf-8")
+        return results
     warm: set[tuple[str, str]] = set()
     for repeat in range(1 if arguments.quick else arguments.repeats):
         for case in planned:
@@ -118,6 +125,8 @@ def measure(arguments: argparse.Namespace) -> Results:
 
 def one(subject: Subject, case: Case, variant: str, repeat: int, results: Results) -> None:
     """Measure one run."""
+    if case.tokens <= MAX_TOKENS:
+        subject.run(variant, warmed(case))  # changing variants drops the CUDA graphs, which a worker keeps
     made = subject.run(variant, case)
     latents, steps = made.pop("latents"), made.pop("step_seconds")
     kept = results.path.parent / f"stock_{case.name}.npy"
@@ -150,6 +159,7 @@ def main() -> None:
     parser.add_argument("--cases", default="video,image")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--budget", type=float, default=540, help="seconds in all; what does not fit is left for the next call")
+    parser.add_argument("--look", help="instead: waits, kernels, decoders, or several with commas; CUDA")
     parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="a setting of the plugin")
     parser.add_argument("--commit", help="the commit under test, where there is no git")
     parser.add_argument("--date", default=dt.datetime.now(tz=dt.UTC).date().isoformat())

@@ -36,7 +36,9 @@ class Fp8Linear(torch.nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Multiply ``hidden`` of shape (..., in)."""
         rows, scale = _rounded(hidden.reshape(-1, hidden.shape[-1]))
-        made = torch._scaled_mm(rows, self.weight, scale_a=scale, scale_b=self.scale, out_dtype=hidden.dtype)  # noqa: SLF001  # no public name before torch 2.10, and a private one since 2.0
+        made = torch._scaled_mm(  # noqa: SLF001  # scaled_mm is public since torch 2.10 only
+            rows, self.weight, scale_a=scale, scale_b=self.scale, out_dtype=hidden.dtype, use_fast_accum=True
+        )
         if self.bias is not None:
             made = (made.float() + self.bias).to(hidden.dtype)
         return made.reshape(*hidden.shape[:-1], -1)
@@ -87,22 +89,26 @@ def _rounded(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _linears(block: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, Any]]:
-    """Give every linear layer of a block with its owner; an adapter's layer as one, without its factors.
+    """Give every linear layer of a block that runs, with its owner; an adapter's layer as one, without its factors.
 
-    Where projections are fused, what they were fused of no longer runs. Keys and values of the text are few rows.
+    Keys and values of the text are few rows, and stay as they are unless an adapter would be left beside them.
     """
     for path, module in block.named_modules():
         if "lora_" in path or hasattr(module, "base_layer"):
             continue
+        unused = _fused_away(module)
         for name, child in module.named_children():
-            fused = getattr(module, "fused_projections", False)
-            text = path.endswith("attn2") and name in {"to_k", "to_v", "to_kv"}
-            if text or (fused and name in {"to_q", "to_k", "to_v"} and not (name == "to_q" and path.endswith("attn2"))):
-                continue
-            if isinstance(child, torch.nn.Linear) or (
-                hasattr(child, "base_layer") and isinstance(child.base_layer, torch.nn.Linear)
-            ):
+            adapted = isinstance(getattr(child, "base_layer", None), torch.nn.Linear)
+            text = path.endswith("attn2") and name in {"to_k", "to_v", "to_kv"} and not adapted
+            if (adapted or isinstance(child, torch.nn.Linear)) and not text and name not in unused:
                 yield module, name, child
+
+
+def _fused_away(attention: Any) -> set[str]:
+    """Return the projections that one product stands for."""
+    if not getattr(attention, "fused_projections", False):
+        return set()
+    return {"to_q", "to_k", "to_v"} if hasattr(attention, "to_qkv") else {"to_k", "to_v"}
 
 
 def _merged(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -1,0 +1,102 @@
+"""A closer look at one question each: where the loop waits for the device, what its kernels cost, how the decoder is faster."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import Counter
+from dataclasses import replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import torch  # noqa: TID253  # a script on torch
+from ceilings import wait
+from wan_host_wan21.decoding import decode, decoder_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from subject import Case, Subject
+
+STEPS = 3
+DTYPES = ("float32", "bfloat16")
+ROWS = 30
+
+
+def waits(subject: Subject, case: Case) -> list[str]:
+    """Return the lines that made the host wait for the device in three steps of ``exact``, with how often."""
+    short = replace(case, steps=STEPS)
+    subject.run("exact", short)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            subject.run("exact", short)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    places = Counter(f"{warning.filename}:{warning.lineno}" for warning in seen if "synchronizing" in str(warning.message))
+    return [f"{count:4d}  {place}" for place, count in places.most_common()]
+
+
+def kernels(subject: Subject, case: Case, variant: str) -> str:
+    """Return the costliest kernels of three steps."""
+    short = replace(case, steps=STEPS)
+    subject.run(variant, short)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if subject.device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profile:
+        subject.run(variant, short)
+    order = "self_cuda_time_total" if subject.device.type == "cuda" else "self_cpu_time_total"
+    return str(profile.key_averages().table(sort_by=order, row_limit=ROWS, max_name_column_width=90))
+
+
+def decoders(subject: Subject, case: Case) -> list[dict[str, Any]]:
+    """Decode the same latents by every setting of the decoder; seconds, peak memory, and the error in grey levels."""
+    made, expected = [], None
+    source = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, subject.components.vae.config.z_dim, *case.latent, generator=source).to(subject.device)
+    for dtype, last, compiled in product(DTYPES, (False, True), (False, True)):
+        settings = subject.model.settings.model_copy(
+            update={"decode_dtype": dtype, "decode_channels_last": last, "decode_compile": compiled}
+        )
+        with torch.no_grad():
+            vae = decoder_of(subject.components.vae, subject.device, settings)
+            begun = time.perf_counter()
+            decode(vae, latents, subject.model.processor)
+            first = time.perf_counter() - begun
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(subject.device)
+            wait(subject.device)
+            held = torch.cuda.memory_allocated(subject.device)
+            begun = time.perf_counter()
+            frames = decode(vae, latents, subject.model.processor).astype(float)
+            seconds = time.perf_counter() - begun
+        expected = frames if expected is None else expected
+        row = {
+            "dtype": dtype,
+            "channels_last": last,
+            "compiled": compiled,
+            "first_seconds": first,
+            "seconds": seconds,
+            "peak_gib_beyond_weights": (torch.cuda.max_memory_allocated(subject.device) - held) / 2**30,
+            "mean_error": float(abs(frames - expected).mean()),
+            "largest_error": float(abs(frames - expected).max()),
+        }
+        made.append(row)
+        print(row, flush=True)
+    return made
+
+
+def look(subject: Subject, case: Case, out: Path, wanted: set[str]) -> dict[str, Any]:
+    """Answer the questions in ``wanted``: waits, kernels, decoders."""
+    found: dict[str, Any] = {}
+    if "waits" in wanted:
+        found["waits"] = waits(subject, case)
+        print("\n".join(["waits of three steps and what is around them:", *found["waits"]]), flush=True)
+    if "kernels" in wanted:
+        for variant in ("exact", "fast"):
+            (out / f"kernels_{variant}.txt").write_text(kernels(subject, case, variant), encoding="utf-8")
+    if "decoders" in wanted:
+        found["decoders"] = decoders(subject, case)
+    return found
