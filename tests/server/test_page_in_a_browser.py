@@ -1,18 +1,23 @@
 """The operator's page in a real browser: the key, submitting, watching, playing, cancelling, retrying, dropping references."""
 
+import asyncio
 import io
 import re
 import time
+from collections import Counter
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
+from tests.chaos.rest import TOKEN, RestFront
 from tests.end_to_end.conftest import plugins  # noqa: F401  # a fixture
 from tests.server.browser import CHROMIUM, DRIVER, Browser
 from tests.server.conftest import KEY, job, served
 from wan_host.metrics import Metrics
+from wan_host.queue import EmbeddedServer
 from wan_host.testing.media import read_frames
 from wan_host.testing.outside import Faults, Outside
 
@@ -348,7 +353,8 @@ def test_the_memory_of_gpus_is_drawn_from_the_metrics(page):
         ):
             metrics.vram_bytes.labels(device, kind).set(value * 2**30)
         texts.append(metrics.render().decode())
-    page.driver.execute_async_script(
+    page.run("Object.defineProperty(document, 'hidden', { get: () => true })")  # so that the page rests
+    first, second = page.driver.execute_async_script(
         """
         const [texts, done] = arguments;
         Promise.all([import("/page/metrics.js"), import("/page/charts.js")]).then(([{ Devices, parse }, { showDevices }]) => {
@@ -358,19 +364,19 @@ def test_the_memory_of_gpus_is_drawn_from_the_metrics(page):
                 devices.add(parse(text), 60 * index);
             });
             showDevices(devices);
-            done();
+            const path = (device, part) => device.querySelector(`.memory .${part}`).getAttribute("d");
+            const of = (device) => ({ text: device.innerText, line: path(device, "line"), mark: path(device, "mark") });
+            done([...document.querySelectorAll("#devices .device")].map(of));
         });
         """,
         texts,
     )
-    first, second = [device.text for device in page.all("#devices .device")]
     page.screenshot("devices")
-    assert "cuda:0" in first
-    assert "100 % busy" in first
-    assert "42.0 GiB of 80.0 GiB, peak 55.0 GiB" in first
-    assert "0 % busy" in second
-    assert page.find("#devices .memory .line").get_attribute("d").count("L") == 2
-    assert page.find("#devices .memory .mark").get_attribute("d") != ""
+    assert "cuda:0" in first["text"]
+    assert "100 % busy" in first["text"]
+    assert "42.0 GiB of 80.0 GiB, peak 55.0 GiB" in first["text"]
+    assert (first["line"].count("L"), first["mark"] != "") == (2, True)
+    assert "0 % busy" in second["text"]
 
 
 def test_the_key_is_asked_for_once_and_kept_in_this_tab_alone(chromium, api):
@@ -413,3 +419,26 @@ def test_a_worker_that_is_gone_is_said_to_be_and_found_again(chromium, serve):
     api.site.start(WAN_HOST_PORT=port, WAN_WORKER_API_KEY="")
     chromium.sees("#state", "ready")
     chromium.driver.get("about:blank")
+
+
+def test_over_rest_where_questions_are_billed_the_queue_is_seldom_asked(chromium, serve, tmp_path):
+    queue = EmbeddedServer(tmp_path / "queue")
+    asyncio.run(queue.start())
+    front = RestFront(queue.url, seed=1, rate=0)
+    front.start()
+    try:
+        api = serve(
+            UPSTASH_REDIS_REST_URL=front.url, UPSTASH_REDIS_REST_TOKEN=TOKEN, WAN_WORKER_API_KEY="", WAN_HOST_LEASE_SECONDS=""
+        )
+        chromium.driver.get(f"http://127.0.0.1:{api.worker.port()}")
+        chromium.sees("#devices .device")  # the metrics have told it
+        chromium.requests()
+        time.sleep(20)
+        asked = Counter(urlsplit(url).path for url in chromium.requests())
+        assert asked["/health"] >= 5
+        assert 1 <= asked["/jobs"] <= 3
+        assert asked["/workers"] <= 1
+        chromium.driver.get("about:blank")
+    finally:
+        front.stop()
+        asyncio.run(queue.stop())
