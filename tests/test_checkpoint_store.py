@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from types import SimpleNamespace
 
@@ -174,3 +175,28 @@ async def test_a_checkpoint_that_may_be_to_blame_is_not_tried_again(place, new_r
         run.checkpointed("resumed", resumed, "")
     await store.distrust(run, error)
     assert (tmp_path / "one/checkpoints/job-1.safetensors").exists() is stays
+
+
+async def test_a_store_that_hangs_does_not_hold_a_job_that_has_ended(place, new_run, hooks, tmp_path, monkeypatch):
+    monkeypatch.setattr("wan_host.checkpoint_store._ENDED_SECONDS", 0.1)
+    store, run, release = place(), new_run(), threading.Event()
+    saved(await store.prepare(run, MODEL, request()), run, 5)
+    await until(lambda: there(hooks, tmp_path) == 5 and not store._copies)
+    monkeypatch.setattr(hooks, "publish", lambda *_: release.wait(20))
+    started = time.monotonic()
+    await store.drop(run)
+    assert time.monotonic() - started < 5
+    release.set()
+
+
+async def test_a_checkpoint_that_disappears_while_it_is_copied_is_not_copied(place, new_run, hooks, monkeypatch):
+    store, run = place(), new_run()
+    plan = await store.prepare(run, MODEL, request())
+
+    def gone(path, frozen):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("wan_host.checkpoint_store._freeze", gone)
+    saved(plan, run, 5)
+    await until(lambda: not store._copies)
+    assert hooks.published == []

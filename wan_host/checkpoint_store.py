@@ -27,6 +27,8 @@ from wan_host.threads import StrangerThreads
 NAME = "checkpoint.safetensors"
 _HAND_BACK_SECONDS = 5.0
 """How long a job that is handed back waits for the copy of its last checkpoint."""
+_ENDED_SECONDS = 10.0
+"""How long a job that has ended, or is tried again, waits for a store to forget its checkpoint."""
 _ENDED = b"this job has ended\n"
 """What replaces a checkpoint in the store: publishers replace files, and delete none."""
 log = structlog.get_logger("wan_host.checkpoints")
@@ -68,7 +70,7 @@ class CheckpointStore:
         if self._copied.pop(run.job_id, 0):
             ended = run.workdir / f"{NAME}.ended"
             ended.write_bytes(_ENDED)
-            await self._publish(run, ended, problem="checkpoint cannot be removed from the store")
+            await self._publish(run, ended, problem="checkpoint cannot be removed from the store", seconds=_ENDED_SECONDS)
 
     async def settle(self, run: Run, *, seconds: float = _HAND_BACK_SECONDS) -> None:
         """End what a run does in the store. A copy that is on its way may arrive first: the next attempt may be elsewhere."""
@@ -94,14 +96,20 @@ class CheckpointStore:
     async def _copy(self, run: Run) -> None:
         """Copy the newest checkpoint to the store until it has that one."""
         path, frozen = self._path(run), run.workdir / NAME
-        while (step := step_of(path)) > self._copied.get(run.job_id, 0):
-            await asyncio.to_thread(_freeze, path, frozen)
-            if not await self._publish(run, frozen, problem="checkpoint cannot be copied to the store"):
-                break
-            self._copied[run.job_id] = step
-        self._copies.pop(run.job_id, None)
+        problem = "checkpoint cannot be copied to the store"
+        try:
+            while (step := step_of(path)) > self._copied.get(run.job_id, 0):
+                await asyncio.to_thread(_freeze, path, frozen)
+                if not await self._publish(run, frozen, problem=problem, seconds=self._settings.publish_timeout):
+                    break
+                self._copied[run.job_id] = step
+        except OSError as error:  # it is gone by now, or the disk is full
+            log.warning(problem, job=run.job_id, error=str(error))
+        finally:
+            if self._copies.get(run.job_id) is asyncio.current_task():
+                del self._copies[run.job_id]
 
-    async def _publish(self, run: Run, path: Path, *, problem: str) -> bool:
+    async def _publish(self, run: Run, path: Path, *, problem: str, seconds: float) -> bool:
         file = OutputFile(
             job_id=run.job_id,
             user_id=run.user_id,
@@ -112,9 +120,9 @@ class CheckpointStore:
             content_type="application/octet-stream",
             file_size_bytes=path.stat().st_size,  # noqa: ASYNC240  # of a file that was just written
         )
-        context = run.context(self._settings.publish_timeout, past_deadline=True)
+        context = run.context(seconds, past_deadline=True)
         try:
-            async with asyncio.timeout(self._settings.publish_timeout):
+            async with asyncio.timeout(seconds):
                 published = await self._threads.run(
                     "checkpoint", lambda: self._hooks.publish(self._settings.publisher, file, context)
                 )
