@@ -418,6 +418,9 @@ def test_a_worker_that_is_gone_is_said_to_be_and_found_again(chromium, serve):
     chromium.sees("#state", "no answer")
     api.site.start(WAN_HOST_PORT=port, WAN_WORKER_API_KEY="")
     chromium.sees("#state", "ready")
+    assert not chromium.find("#fleet-section").is_displayed()
+    api.site.start(WAN_HOST_WORKER_ID="second", WAN_WORKER_API_KEY="")
+    chromium.sees("#fleet", "second")
     chromium.driver.get("about:blank")
 
 
