@@ -180,3 +180,9 @@ def test_a_model_too_large_for_its_own_defaults_still_loads_at_the_leanest(limit
     info = info_of(tiny_folder("vace"), job_types=wan_defaults())
     assert model.placer.admit_largest(info) is Placement.OFFLOAD
     assert limited(10**12).placer.admit_largest(info) is Placement.RESIDENT
+
+
+def test_eight_bit_copies_of_the_presets_count_where_they_stand():
+    plain, rounded = (Job(frames=81, width=480, height=832, rounded=value) for value in (False, True))
+    for placement, more in ((Placement.RESIDENT, REAL.transformer_blocks // 2), (Placement.OFFLOAD, 0)):
+        assert needed_bytes(placement, REAL, rounded) - needed_bytes(placement, REAL, plain) == more

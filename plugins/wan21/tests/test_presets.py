@@ -19,8 +19,6 @@ from wan_host_wan21.turbo import read_turbo, scheduler_for, shifted
 
 from wan_host import Lora, ModelLoadFailed, ReferenceMode, References, UnsupportedRequest
 
-SIGMAS = tuple(1 - step / 10 for step in range(11))
-
 
 def inputs_of(module, seed: int) -> dict:
     source = torch.Generator().manual_seed(seed)
@@ -50,7 +48,7 @@ def test_identical_inputs_on_a_reused_step_reproduce_the_output(kind, scale, vac
     cache = StepCache([module])
     with torch.no_grad():
         plain = module(**given, return_dict=False)[0]
-        cache.begin(Schedule(computed=(True, False), guided=(True, True), sigmas=(1.0, 0.5, 0.0)))
+        cache.begin(Schedule(computed=(True, False), guided=(True, True)))
         computed = module(**given, return_dict=False)[0]
         cache.next_step()
         reused = module(**given, return_dict=False)[0]
@@ -65,7 +63,7 @@ def test_identical_inputs_on_a_reused_step_reproduce_the_output(kind, scale, vac
 def test_a_reused_step_follows_its_own_latents_and_timestep(kind, vace):
     """Where the blocks add nothing, a reused step is the whole model: the outer layers are computed, not remembered."""
     module = view_of(vace, kind)
-    idle = Schedule(computed=(True, False), guided=(True, True), sigmas=(1.0, 0.5, 0.0))
+    idle = Schedule(computed=(True, False), guided=(True, True))
     other = inputs_of(module, 2) | {"timestep": torch.tensor([250.0])}
     cache = StepCache([module])
     blocks, vace_layers = module.blocks, getattr(module, "vace_blocks", None)
@@ -86,39 +84,12 @@ def test_a_reused_step_follows_its_own_latents_and_timestep(kind, vace):
             module.vace_blocks = vace_layers
 
 
-def test_changes_are_followed_along_a_line(vace):
-    """Blocks whose change grows evenly from step to step are met exactly, with and without guidance."""
-    module = vace.components.plain
-    cache = StepCache([module])
-    schedule = Schedule(computed=(True, True, False), guided=(True,) * 3, sigmas=(1.0, 0.8, 0.6, 0.0))
-    source = torch.randn(1, 18, 24)
-    grown = {0: 1.0, 1: 2.0, 2: 3.0}  # the sigmas fall by 0.2 each time
-    step = 0
-
-    class Growing(torch.nn.Module):
-        def forward(self, tokens, *_):
-            return tokens + source * grown[step]
-
-    blocks, module.blocks = module.blocks, torch.nn.ModuleList([Growing()])
-    given = inputs_of(module, 1)
-    with torch.no_grad():
-        cache.begin(schedule)
-        for step in range(3):
-            made = module(**given, return_dict=False)[0]
-            if step < 2:
-                cache.next_step()
-        cache.end()
-        expected = module(**given, return_dict=False)[0]
-    module.blocks = blocks
-    assert (made - expected).abs().max() < 1e-5
-
-
 def test_unguided_steps_leave_the_negative_prompt_out(vace):
     module = vace.components.plain
     cache = StepCache([module])
     positive, negative = inputs_of(module, 1), inputs_of(module, 2)
     with torch.no_grad():
-        cache.begin(Schedule(computed=(True, True), guided=(True, False), sigmas=(1.0, 0.5, 0.0)))
+        cache.begin(Schedule(computed=(True, True), guided=(True, False)))
         first = [module(**given, return_dict=False)[0] for given in (positive, negative)]
         cache.next_step()
         second = [module(**given, return_dict=False)[0] for given in (positive, negative)]
@@ -131,7 +102,7 @@ def test_unguided_steps_leave_the_negative_prompt_out(vace):
 def test_a_step_that_reuses_nothing_is_refused(vace):
     module = vace.components.plain
     cache = StepCache([module])
-    cache.begin(Schedule(computed=(True, False), guided=(True, True), sigmas=(1.0, 0.5, 0.0)), done=1)
+    cache.begin(Schedule(computed=(True, False), guided=(True, True)), done=1)
     with torch.no_grad(), pytest.raises(RuntimeError, match="reuses what no step before it has computed"):
         module(**inputs_of(module, 1), return_dict=False)
     cache.end()
@@ -139,33 +110,33 @@ def test_a_step_that_reuses_nothing_is_refused(vace):
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 12, 25, 50, 200])
 def test_the_schedule_of_fast_begins_and_ends_with_computed_steps(steps):
-    schedule = fast(tuple(1 - step / steps for step in range(steps + 1)))
+    schedule = fast(steps)
     assert len(schedule.computed) == len(schedule.guided) == steps
     assert (schedule.computed[0], schedule.computed[-1], schedule.guided[0]) == (True, True, True)
     assert schedule.guided == tuple(sorted(schedule.guided, reverse=True)), "guided steps are the first ones"
-    assert all(one or other for one, other in zip(schedule.computed, schedule.computed[1:], strict=False)), "never two in a row"
+    assert "FFFFF" not in "".join("FT"[computed] for computed in schedule.computed), "at most four steps reuse the same change"
 
 
 def test_passes_are_counted():
-    assert whole(SIGMAS).passes(guidance=True) == 20
-    assert whole(SIGMAS).passes(guidance=False) == 10
-    schedule = thinned(SIGMAS, first=2, stride=2, guided=0.5)
+    assert whole(10).passes(guidance=True) == 20
+    assert whole(10).passes(guidance=False) == 10
+    schedule = thinned(10, first=2, stride=2, guided=0.5)
     assert schedule.computed == (True, True, False, True, False, True, False, True, False, True)
     assert schedule.passes(guidance=True) == 6 + 3
-    assert [step for step in range(11) if schedule.restartable(step)] == [0, 9, 10]
+    assert [step for step in range(11) if schedule.restartable(step)] == [0, 1, 3, 5, 7, 9, 10]
 
 
 def test_fast_is_near_exact_deterministic_and_leaves_no_trace(vace, video, picture, recorder):
     references = {"reference_mode": ReferenceMode.START, "references": References(first_frame=picture())}
     for changes in ({}, references):
-        wanted = video(num_inference_steps=12, **changes)
+        wanted = video(num_inference_steps=20, **changes)
         before = generate(wanted, vace, recorder())
-        first = generate(video(num_inference_steps=12, preset="fast", **changes), vace, recorder())
-        second = generate(video(num_inference_steps=12, preset="fast", **changes), vace, recorder())
+        first = generate(video(num_inference_steps=20, preset="fast", **changes), vace, recorder())
+        second = generate(video(num_inference_steps=20, preset="fast", **changes), vace, recorder())
         after = generate(wanted, vace, recorder())
         assert np.array_equal(first.clips[0].frames, second.clips[0].frames)
         assert np.array_equal(before.clips[0].frames, after.clips[0].frames)
-        assert 0 < first.metadata["transformer_passes"] < 24
+        assert 0 < first.metadata["transformer_passes"] < 40
         assert "steps_computed" not in before.metadata
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wan_host import Clip, Generation, UnsupportedRequest
-from wan_host_wan21 import turbo as few_steps
 from wan_host_wan21.decoding import decode
 from wan_host_wan21.embeddings import MAX_TOKENS
 from wan_host_wan21.memory import Job, Placement
@@ -18,7 +17,7 @@ from wan_host_wan21.references import Plan, Route, plan
 from wan_host_wan21.resuming import made_with, restore
 from wan_host_wan21.routes import latents_for
 from wan_host_wan21.sampling import Prompts, Steps, generated_frames, noise_source
-from wan_host_wan21.solvers import scheduler_for, steps_run
+from wan_host_wan21.solvers import steps_run
 from wan_host_wan21.turbo import FILE, Turbo
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
         if model.loras.differ(request.loras, adapter):
             with context.stage("load"):
                 model.loras.apply(request.loras, context, adapter)
-        schedule = schedule_of(request, turbo, chosen.strength)
+        schedule = schedule_of(request, chosen.strength)
         facts |= accelerate(request, model, chosen, schedule)
         weights = "fp8" if placement is Placement.FP8 else "exact"
         resumed = restore(context.resume(made_with(weights) | model.acceleration.signature()))
@@ -96,13 +95,10 @@ def preset_of(request: GenerationRequest, model: Wan21) -> tuple[GenerationReque
     return replace(request, num_inference_steps=len(turbo.sigmas), guidance_scale=1.0), turbo
 
 
-def schedule_of(request: GenerationRequest, turbo: Turbo | None, strength: float) -> Schedule:
+def schedule_of(request: GenerationRequest, strength: float) -> Schedule:
     """Return what is done in each step of a clip of a request."""
-    scheduler = scheduler_for(request) if turbo is None else few_steps.scheduler_for(turbo, noise_source(request.seed))
-    scheduler.set_timesteps(request.num_inference_steps)
-    run = steps_run(request.num_inference_steps, strength)
-    sigmas = tuple(float(sigma) for sigma in scheduler.sigmas[-run - 1 :])
-    return fast(sigmas) if request.preset == Preset.FAST else whole(sigmas)
+    steps = steps_run(request.num_inference_steps, strength)
+    return fast(steps) if request.preset == Preset.FAST else whole(steps)
 
 
 def accelerate(request: GenerationRequest, model: Wan21, chosen: Plan, schedule: Schedule) -> Facts:

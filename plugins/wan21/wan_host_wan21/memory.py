@@ -7,7 +7,7 @@ tensors that are alive in one block; it stays far below the decoder at every siz
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,8 @@ class Job:
     frames: int
     width: int
     height: int
+    rounded: bool = False
+    """Whether the blocks' linear layers also stand on the device in 8 bits, for the presets that run them."""
 
     @property
     def tokens(self) -> int:
@@ -79,6 +81,8 @@ class Job:
 def needed_bytes(placement: Placement, weights: Weights, job: Job) -> int:
     """Return the peak of a job: its worst phase (text encoder, denoising, VAE)."""
     working = max(_denoise_bytes(weights, job), _decode_bytes(weights, job))
+    if job.rounded and placement in {Placement.RESIDENT, Placement.TEXT_OFF}:
+        working += weights.transformer_blocks // 2
     if placement is Placement.RESIDENT:
         return weights.transformer + weights.text_encoder + weights.vae + working
     if placement is Placement.OFFLOAD:
@@ -111,7 +115,7 @@ def refusal(weights: Weights, job: Job, budget: int, placement: Placement) -> st
 
 def _shorter(job: Job) -> Iterator[Job]:
     for frames in range(job.frames - 1, 0, -1):
-        yield Job(frames=frames, width=job.width, height=job.height)
+        yield replace(job, frames=frames)
 
 
 def _narrower(job: Job) -> Iterator[Job]:
@@ -119,7 +123,7 @@ def _narrower(job: Job) -> Iterator[Job]:
     long = max(job.width, job.height)
     for side in range(long - _SIDE, 0, -_SIDE):
         width, height = (max(_SIDE, round(edge * side / long / _SIDE) * _SIDE) for edge in (job.width, job.height))
-        yield Job(frames=job.frames, width=width, height=height)
+        yield replace(job, width=width, height=height)
 
 
 def _denoise_bytes(weights: Weights, job: Job) -> int:

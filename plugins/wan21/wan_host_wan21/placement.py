@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from wan_host import UnsupportedRequest
 from wan_host_wan21.memory import LADDER, Job, Placement, Weights, choose, refusal
+from wan_host_wan21.presets import Preset
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -93,7 +94,10 @@ class Placer:
 
     def admit(self, request: GenerationRequest) -> Placement:
         """Choose for a request; a later attempt begins leaner. Raise UnsupportedRequest where no placement fits."""
-        job = Job(frames=request.frames, width=request.width, height=request.height)
+        from wan_host_wan21.fp8 import why_not
+
+        rounded = request.preset != Preset.EXACT and self._settings.fp8 and why_not(self._device) is None
+        job = Job(frames=request.frames, width=request.width, height=request.height, rounded=rounded)
         return self._choose(job, request.attempt)
 
     def admit_largest(self, info: ModelInfo) -> Placement:

@@ -7,11 +7,12 @@ that are not *guided* leave out the pass over the negative prompt, which is half
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-POINTS = 2
-"""Computed steps that one which is not computed is drawn through."""
+_STEPS_PER_STRIDE, _LONGEST_STRIDE = 20, 5
+_FIRST = 0.1
 
 
 class Preset(StrEnum):
@@ -20,51 +21,39 @@ class Preset(StrEnum):
     EXACT = "exact"
     """No approximation: what a faster kernel changes in the last digits is all that differs from diffusers."""
     FAST = "fast"
-    """8-bit linear layers where the GPU has them, reuse on fixed steps, guidance where it matters."""
+    """8-bit linear layers where the GPU has them, and reuse on fixed steps."""
     TURBO = "turbo"
     """A step-distilled adapter: its few steps, no guidance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """What is done in each step of one clip. ``sigmas`` has one value more than there are steps."""
+    """What is done in each step of one clip."""
 
     computed: tuple[bool, ...]
     guided: tuple[bool, ...]
-    sigmas: tuple[float, ...]
 
     def restartable(self, step: int) -> bool:
-        """Whether another process can go on after ``step`` steps with the same bits: the rest must need nothing of those before.
-
-        A step that is not computed needs the last two that were (``step_cache``).
-        """
-        fresh = 0
-        for computed in self.computed[step:]:
-            if not computed and fresh < POINTS:
-                return False
-            fresh += computed
-        return True
+        """Whether another process can go on after ``step`` steps with the same bits: the next one must reuse none of them."""
+        return all(self.computed[step : step + 1])
 
     def passes(self, *, guidance: bool) -> int:
         """How many times the whole transformer runs."""
         return sum(1 + (guidance and guided) for computed, guided in zip(self.computed, self.guided, strict=True) if computed)
 
 
-def whole(sigmas: tuple[float, ...]) -> Schedule:
+def whole(steps: int) -> Schedule:
     """Return the schedule that leaves nothing out."""
-    steps = len(sigmas) - 1
-    return Schedule(computed=(True,) * steps, guided=(True,) * steps, sigmas=sigmas)
+    return Schedule(computed=(True,) * steps, guided=(True,) * steps)
 
 
-def fast(sigmas: tuple[float, ...]) -> Schedule:
-    """Return the schedule of ``fast``, chosen on tiny-wan (docs/decisions.md)."""
-    steps = len(sigmas) - 1
-    return thinned(sigmas, first=max(2, round(0.2 * steps)), stride=2, guided=0.6)
+def fast(steps: int) -> Schedule:
+    """Return the schedule of ``fast``, chosen on tiny-wan (docs/decisions.md): 8 of 12 steps, 11 of 25, 17 of 50."""
+    stride = min(2 + steps // _STEPS_PER_STRIDE, _LONGEST_STRIDE)
+    return thinned(steps, first=max(3, round(_FIRST * steps)), stride=stride)
 
 
-def thinned(sigmas: tuple[float, ...], *, first: int, stride: int, guided: float) -> Schedule:
+def thinned(steps: int, *, first: int, stride: int, guided: float = 1.0) -> Schedule:
     """Compute the ``first`` steps, every ``stride``-th one after them and the last; guide the first ``guided`` of the steps."""
-    steps = len(sigmas) - 1
     computed = tuple(step < first or (step - first) % stride == stride - 1 or step == steps - 1 for step in range(steps))
-    with_guidance = -(-steps * guided // 1)
-    return Schedule(computed=computed, guided=tuple(step < with_guidance for step in range(steps)), sigmas=sigmas)
+    return Schedule(computed=computed, guided=tuple(step < math.ceil(steps * guided) for step in range(steps)))

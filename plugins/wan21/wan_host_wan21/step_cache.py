@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers.hooks import HookRegistry, ModelHook  # noqa: TID253  # this module is imported with a loaded model
 
-from wan_host_wan21.presets import POINTS
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -34,7 +32,7 @@ class StepCache:
         self._schedule: Schedule | None = None
         self._step = self._pass = 0
         self._guiding: Any = None
-        self._changes: dict[int, list[tuple[float, torch.Tensor]]] = {}
+        self._changes: dict[int, torch.Tensor] = {}
         self.passes = 0
         """Passes of the whole transformer since the job's begin."""
         self.graphs: Graphs | None = None
@@ -82,31 +80,22 @@ class StepCache:
 
     def _whole(self, hook: _Hook, module: Any, which: int, inputs: dict[str, Any]) -> torch.Tensor:
         self.passes += 1
-        schedule = self._schedule
-        reused = schedule is not None and not all(schedule.computed)
+        reused = self._schedule is not None and not all(self._schedule.computed)
 
         def run(**tensors: Any) -> tuple[torch.Tensor, ...]:
             return hook.run(module, tensors, record=reused)
 
         tensors = {name: value for name, value in inputs.items() if value is not None}
         found = run(**tensors) if self.graphs is None else self.graphs.run((id(module), reused), run, tensors)
-        if schedule is not None and reused:
-            points = self._changes.setdefault(which, [])
-            points.append((schedule.sigmas[self._step], found[1]))
-            del points[:-POINTS]
+        if reused:
+            self._changes[which] = found[1]
         return found[0]
 
     def _change(self, which: int) -> torch.Tensor:
-        """Return the change to expect at this step: the line through the last two, or the last where there is one."""
-        points = self._changes.get(which)
-        if not points or self._schedule is None:
+        """Return the change of the last step that was computed."""
+        if which not in self._changes:
             raise RuntimeError(f"step {self._step} reuses what no step before it has computed")
-        last, change = points[-1]
-        if len(points) < POINTS:
-            return change
-        before, earlier = points[-2]
-        weight = (self._schedule.sigmas[self._step] - last) / (last - before)
-        return change + (change - earlier) * weight
+        return self._changes[which]
 
 
 _KNOWN = {
