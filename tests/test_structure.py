@@ -16,7 +16,7 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensor
 
 LAYERS = (
     {"wan_host", "errors", "model", "request", "report", "media", "frame_processors", "checkpoint", "context", "hookspecs"},
-    {"threads", "addresses", "probe", "pictures", "encoding", "references"}
+    {"threads", "tracing", "addresses", "probe", "pictures", "encoding", "references"}
     | {"payload", "batch", "job", "settings", "plugin_settings", "metrics", "logs", "run", "costs", "reporting", "spool"},
     {"ranges", "plugins", "hooks", "builtin", "lanes", "queue"},
     {

@@ -34,6 +34,7 @@ from wan_host.run import Run
 from wan_host.settings import Settings
 from wan_host.spool import Spool, SpooledJob
 from wan_host.stages import Stages
+from wan_host.tracing import Tracer
 
 T = TypeVar("T")
 _QUEUE_PATIENCE = 6 * 3600
@@ -60,8 +61,10 @@ class Attempts:
         settings: Settings,
         costs: CostModel,
         wake_outbox: Callable[[], None],
+        tracer: Tracer | None = None,
     ) -> None:
         """``wake_outbox`` is called whenever a terminal report was written."""
+        self._tracer = tracer
         self._queue, self._stages, self._hooks, self._spool = queue, stages, hooks, spool
         self._checkpoints = stages.checkpoints
         self._metrics, self._settings, self._costs, self._wake_outbox = metrics, settings, costs, wake_outbox
@@ -271,3 +274,5 @@ class Attempts:
         self._metrics.job_seconds.labels(job_type, mode).observe(run.elapsed())
         for stage, seconds in run.seconds.items():
             self._metrics.stage_seconds.labels(stage, job_type).observe(seconds)
+        if self._tracer is not None:
+            self._tracer.record(run, outcome)

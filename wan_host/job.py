@@ -27,6 +27,7 @@ LATEST_TIME = 1e11
 """Unix seconds; what is later was meant as milliseconds."""
 _RESOLUTION = re.compile(r"\A([0-9]{2,4})x([0-9]{2,4})\Z")
 _COMPARED_CHARACTERS = 100
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _SLOTS = {
     ReferenceMode.NONE: (),
     ReferenceMode.SINGLE: ("image",),
@@ -55,7 +56,8 @@ class Job:
 
     ``request`` is complete but for the references' pixels, an enhanced prompt and the attempt. ``references`` maps the slots
     that the mode uses to their URIs. ``denoise_strength`` is the value as reported; the request holds it only where it acts.
-    ``expires_at`` is Unix seconds. ``notes`` are values that were ignored, for the log.
+    ``expires_at`` is Unix seconds, ``traceparent`` the W3C header of the trace that the job belongs to. ``notes`` are values
+    that were ignored, for the log.
     """
 
     id: str
@@ -70,6 +72,7 @@ class Job:
     denoise_strength: float | None = None
     priority: int = 0
     expires_at: float | None = None
+    traceparent: str | None = None
     notes: tuple[str, ...] = field(default=())
 
 
@@ -92,6 +95,8 @@ def resolve_job(payload: Payload, *, models: Mapping[str, ModelInfo], policy: Jo
     job_type, defaults = _choose_type(payload.type, model)
     mode, mode_source, notes = _choose_mode(config, metadata, defaults)
     notes += _unused(mode, config, metadata, defaults)
+    traceparent, strange = _traceparent(metadata)
+    notes += strange
     denoise = _denoise_strength(config, metadata)
     exact_copy = bool(metadata.exact_copy_mode)
     if exact_copy:
@@ -142,6 +147,7 @@ def resolve_job(payload: Payload, *, models: Mapping[str, ModelInfo], policy: Jo
         denoise_strength=denoise if mode is not ReferenceMode.NONE else None,
         priority=payload.priority or 0,
         expires_at=_expiry(payload),
+        traceparent=traceparent,
         notes=notes,
     )
 
@@ -224,6 +230,14 @@ def _unused(mode: ReferenceMode, config: PayloadConfig, metadata: PayloadMetadat
     if config.resolution is not None and not _resolution_counts(config, defaults):
         notes.append("config.resolution is not used: it counts in image jobs without width and height")
     return tuple(notes)
+
+
+def _traceparent(metadata: PayloadMetadata) -> tuple[str | None, tuple[str, ...]]:
+    """Return the W3C trace context, or a note that it is none: tracing fails no job."""
+    given = metadata.traceparent
+    if given is None or (isinstance(given, str) and _TRACEPARENT.fullmatch(given)):
+        return given, ()
+    return None, ("metadata.traceparent is no W3C trace context; the job gets a trace of its own",)
 
 
 def _source(slot: str, config: PayloadConfig, metadata: PayloadMetadata) -> str | None:

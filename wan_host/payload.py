@@ -83,6 +83,7 @@ class PayloadMetadata(_Lenient):
     reference_strength: Unit | None = None
     exact_copy_mode: bool | None = None
     seed: Seed | None = None
+    traceparent: Any = None
 
 
 class Payload(_Lenient):

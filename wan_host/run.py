@@ -50,6 +50,8 @@ class Run:
     expected: Expected | None = None
     started: float = field(default_factory=time.monotonic)
     stage: str = "waiting"
+    visits: list[tuple[str, float]] = field(default_factory=list)
+    """Every stage in the order of its visits, with the Unix time when it was entered."""
     step: int = 0
     total: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -105,8 +107,13 @@ class Run:
 
     def enter(self, stage: str) -> None:
         """Say which stage the run is in."""
-        self.stage = stage
+        self._visit(stage)
         self.progressed()
+
+    def _visit(self, stage: str) -> None:
+        if stage != self.stage or not self.visits:
+            self.visits.append((stage, time.time()))
+        self.stage = stage
 
     def stepped(self, stage: str, step: int, total: int) -> None:
         """Say how far the lane is."""
@@ -116,7 +123,8 @@ class Run:
             self._last_step = time.monotonic()
         if self._denoising is None and stage in _DENOISE:
             self._denoising = time.monotonic()
-        self.stage, self.step, self.total = stage, step, total
+        self._visit(stage)
+        self.step, self.total = step, total
         self.progressed()
 
     def checkpointed(self, what: str, step: int, reason: str) -> None:

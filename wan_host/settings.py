@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     wan_worker_api_key: SecretStr | None = _seed_name("WAN_WORKER_API_KEY")
     cors_origins: Names = ()
     metrics_key: bool = False
+    tracing: bool = False
     max_body_bytes: int = Field(default=16 << 20, ge=1024)
     submit_rate: float = Field(default=600, gt=0)
     enhance_rate: float = Field(default=60, gt=0)

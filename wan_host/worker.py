@@ -31,6 +31,7 @@ from wan_host.settings import Settings
 from wan_host.spool import Spool
 from wan_host.stages import Stages
 from wan_host.threads import StrangerThreads
+from wan_host.tracing import open_tracer
 
 _IDLE_WAIT = 5.0
 _BUSY_WAIT = 0.25
@@ -54,6 +55,7 @@ class Worker:
         self._threads = StrangerThreads(limit=2)
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
+        self._tracer = open_tracer(settings)
         self._readiness = Readiness(settings, hooks)
         self._busy_until = time.monotonic()
         self.idle_too_long = False
@@ -161,6 +163,7 @@ class Worker:
             metrics=self.metrics,
             settings=settings,
             costs=self.costs,
+            tracer=self._tracer,
             wake_outbox=outbox.wake,
         )
         leases = self._leases = Leases(
@@ -205,6 +208,8 @@ class Worker:
             self.costs.save(now=True)
             spool.close()
             await queue.aclose()
+            if self._tracer is not None:
+                await asyncio.to_thread(self._tracer.close)
             await _end(server)
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
