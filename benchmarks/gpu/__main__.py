@@ -44,7 +44,7 @@ RESERVE = 15.0
 def cases(size: str, *, quick: bool) -> tuple[Case, ...]:
     """Return what is made: a video and an image."""
     if size == "tiny":
-        return Case("video", 9, 32, 48, 4 if quick else 12), Case("image", 1, 32, 48, 4 if quick else 12)
+        return Case("video", 9, 32, 48, 8 if quick else 12), Case("image", 1, 32, 48, 8 if quick else 12)
     steps = 10 if quick else 50
     return Case("video", 81, 480, 832, steps), Case("image", 1, 480, 832, steps)
 
