@@ -160,8 +160,8 @@ class Subject:
         watch = Watch(self.device)
         self.model.embeddings.forget()
         if variant == STOCK:
-            self.model.loras.remove()
             self.model.acceleration.leave()
+            self.model.loras.remove()
         self._forget_peaks()
         wait(self.device)
         begun = time.perf_counter()

@@ -156,6 +156,22 @@ def test_eight_bit_layers_are_near_and_come_out_without_a_trace(t2v):
     assert rounded.dtype == plain.dtype
 
 
+def test_eight_bit_layers_come_out_before_adapters_do(vace, tmp_path, recorder, monkeypatch):
+    """Taken out the other way round, an adapter's layers would come back with the originals."""
+    monkeypatch.setattr(fp8, "_ALIGNED", 1)
+    monkeypatch.setattr(fp8, "why_not", lambda _device: None)
+    monkeypatch.setattr(vace.loras, "_settings", Wan21Settings(loras_dir=tmp_path))
+    turbo_file(tmp_path / "one.safetensors", vace.components.transformer)
+    given = inputs_of(vace.components.plain, 1)
+    with torch.no_grad():
+        before = vace.components.plain(**given, return_dict=False)[0]
+        vace.loras.apply([Lora(name="one")], recorder())
+        facts = vace.acceleration.enter(Preset.FAST, Placement.RESIDENT, tokens=18, adapters=True)
+        assert facts["fp8_layers"] > 0
+        vace.loras.remove()
+        assert torch.equal(vace.components.plain(**given, return_dict=False)[0], before)
+
+
 def test_eight_bit_layers_have_the_adapters_in_them(vace, tmp_path, recorder, monkeypatch):
     transformer = vace.components.transformer
     layer = "blocks.0.ffn.net.0.proj"

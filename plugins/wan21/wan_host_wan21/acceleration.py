@@ -62,18 +62,20 @@ class Acceleration:
         change.
         """
         still = placement in _STILL
-        backend = self._attention(tokens)
         rounds = preset is not Preset.EXACT and still and self._settings.fp8 and fp8.why_not(self._device) is None
         compiles = self.compiles and still and (rounds or not adapters)
-        wanted = (backend, rounds, compiles, adapters)
-        if wanted == self._entered:
-            return self._facts
-        self.leave()
-        self._entered = wanted
-        self._facts = {}
+        wanted = (rounds, compiles, adapters, still)
+        if wanted != self._entered:
+            self.leave()
+            self._put_in(rounds=rounds, compiles=compiles, adapters=adapters, still=still)
+            self._entered = wanted
         if self._device.type == "cuda":
+            backend = self._attention(tokens)
             attention.use(self._components.transformer, backend)
             self._facts["attention"] = backend
+        return self._facts
+
+    def _put_in(self, *, rounds: bool, compiles: bool, adapters: bool, still: bool) -> None:
         if compiles and not adapters:
             self._fuse()
         if rounds:
@@ -85,7 +87,6 @@ class Acceleration:
             self._facts["compiled"] = True
         if self._device.type == "cuda" and still:
             self.cache.graphs = Graphs()
-        return self._facts
 
     def signature(self) -> dict[str, str]:
         """Return what the bits of a clip depend on of what is put in."""
@@ -101,7 +102,7 @@ class Acceleration:
             self._layers.take_out()
             self._layers = None
         self._separate()
-        if self._entered is not None:
+        if self._device.type == "cuda":
             attention.use(self._components.transformer, attention.NATIVE)
         self._entered, self._facts = None, {}
 

@@ -31,7 +31,7 @@ class _Recorded:
 class Graphs:
     """Records a pass at its first call with new shapes and replays it from then on; the results are the very same.
 
-    Call ``drop`` whenever weights move or layers change: a graph knows addresses, not modules.
+    Make a new one whenever weights move or layers change: a graph knows addresses, not modules.
     """
 
     def __init__(self) -> None:
@@ -60,11 +60,6 @@ class Graphs:
             found.inputs[name].copy_(value)
         found.graph.replay()
         return tuple(output.clone() for output in found.outputs)
-
-    def drop(self) -> None:
-        """Forget every graph."""
-        self._kept.clear()
-        self._refused = False
 
 
 def _worth_it(given: Mapping[str, Any]) -> bool:

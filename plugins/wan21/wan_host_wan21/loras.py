@@ -86,6 +86,7 @@ class Loras:
     def remove(self) -> None:
         """Take every adapter out; the weights are then the very tensors that were loaded."""
         if self._loaded:
+            self.before_change()
             self._components.transformer.unload_lora()
             self._components.share_modules()
             self._loaded = ()
