@@ -197,6 +197,7 @@ def test_references_are_dropped_into_their_slots(page, api, tmp_path):
     assert "Last frame" in page.sees("#form-fault").text
     page.drop("[data-slot=last_frame]", tmp_path / "huge.png")
     page.sees("[data-slot=last_frame].filled", f"3000{TIMES}2000 made")
+    page.until(lambda: not page.find("#form-fault").is_displayed())
     page.screenshot("references")
 
     job_id = submit(page, "from one to another")
@@ -379,6 +380,24 @@ def test_the_memory_of_gpus_is_drawn_from_the_metrics(page):
     assert "0 % busy" in second["text"]
 
 
+def test_many_jobs_hide_neither_what_runs_nor_what_was_made(page, api):
+    api.submit(job("occupies", "pace:0.5", num_inference_steps=200))
+    api.wait_until_step("occupies")
+    entry = job("crowd", "refuse")
+    names = [item["id"] for item in api.submit({**entry, "grid": {"config.seed": list(range(110))}})]
+    page.sees("#queue-count", "the next 50 are shown")
+    assert re.match(r"1(10|09) waiting", page.text("#queue-count"))
+    page.sees("#now [data-job='occupies'] .stage", "Step")
+    page.sees("#results [data-job='sample']")
+    assert len(page.all("#queue li")) == 50
+    for name in (*names, "occupies"):
+        api.client.delete(f"/jobs/{name}")
+    page.sees("#queue-empty")
+    page.sees("#now-empty")
+    page.sees("#failed-count", "1")
+    page.sees("#results [data-job='sample']")
+
+
 def test_the_key_is_asked_for_once_and_kept_in_this_tab_alone(chromium, api):
     root = f"http://127.0.0.1:{api.worker.port()}"
     chromium.driver.get(root)
@@ -419,7 +438,8 @@ def test_a_worker_that_is_gone_is_said_to_be_and_found_again(chromium, serve):
     api.site.start(WAN_HOST_PORT=port, WAN_WORKER_API_KEY="")
     chromium.sees("#state", "ready")
     assert not chromium.find("#fleet-section").is_displayed()
-    api.site.start(WAN_HOST_WORKER_ID="second", WAN_WORKER_API_KEY="")
+    # with a lease longer than an idle worker's pause: shorter ones let it look dead in between
+    api.site.start(WAN_HOST_WORKER_ID="second", WAN_WORKER_API_KEY="", WAN_HOST_LEASE_SECONDS="30")
     chromium.sees("#fleet", "second")
     chromium.driver.get("about:blank")
 

@@ -5,6 +5,8 @@ import { notice } from "./dom.js";
 
 export const changed = () => document.dispatchEvent(new Event("jobs-changed"));
 
+export const open = (id) => document.dispatchEvent(new CustomEvent("open-job", { detail: id }));
+
 async function act(button, work) {
   button.disabled = true;
   try {

@@ -19,12 +19,15 @@ export class Problem extends Error {
 
 export async function request(path, { method = "GET", body, signal } = {}) {
   const headers = {};
-  if (hasKey()) headers.Authorization = `Bearer ${sessionStorage.getItem(STORED)}`;
+  const key = sessionStorage.getItem(STORED);
+  if (key !== null) headers.Authorization = `Bearer ${key}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const answer = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
   setClock(answer);
   if (answer.ok) return answer;
-  throw new Problem(answer.status, await answer.json().catch(() => ({})));
+  const problem = new Problem(answer.status, await answer.json().catch(() => ({})));
+  problem.keyIsOld = key !== sessionStorage.getItem(STORED); // another one was entered while this was on its way
+  throw problem;
 }
 
 export const read = async (path, options) => (await request(path, options)).json();

@@ -12,6 +12,8 @@ import { ago, span } from "./time.js";
 
 const HEALTH_MS = 1000;
 const JOBS_MS = 2000;
+const MOVED_MS = 5000;
+const CALM_MS = 30000;
 const METRICS_MS = 5000;
 const FLEET_MS = 15000;
 const REST_MS = 15000; // over REST every question to the queue is billed
@@ -24,7 +26,9 @@ const devices = new Devices();
 let workerId = "";
 let lanesSeen = "";
 let overRestApi = false;
-let longQueue = false;
+let older = []; // jobs that the newest hide
+let olderAsked = -Infinity;
+let moved = true; // since then
 let modelsKnown = false;
 let mayAsk = false; // whether the routes that need the key can be asked
 
@@ -50,6 +54,7 @@ function every(milliseconds, work, { open = false } = {}) {
 }
 
 function failed(error) {
+  if (error.keyIsOld) return;
   if (error instanceof Problem && error.status === 401) askForKey(hasKey() ? "That was not the key." : "");
   else if (!(error instanceof Problem)) showState("bad", "no answer");
 }
@@ -66,7 +71,7 @@ async function lookAtHealth() {
   showLanes(health.lanes);
   devices.look(health.lanes);
   const lanes = health.lanes.map((lane) => lane.job_id).join();
-  if (lanes !== lanesSeen) wakeJobs(); // a job has come or gone: this costs the queue nothing
+  if (lanes !== lanesSeen) jobsMoved(); // a job has come or gone: this costs the queue nothing
   lanesSeen = lanes;
   if (!modelsKnown && mayAsk) {
     modelsKnown = true;
@@ -79,8 +84,10 @@ async function lookAtHealth() {
 
 async function lookAtJobs() {
   const { jobs: newest } = await read(`jobs?limit=${MOST_JOBS}`);
-  longQueue = newest.length >= MOST_JOBS;
-  const jobs = longQueue ? await byStatus() : newest;
+  if (newest.length < MOST_JOBS) older = [];
+  else await lookFurther();
+  const listed = new Set(newest.map((job) => job.id));
+  const jobs = [...newest, ...older.filter((job) => !listed.has(job.id))];
   const of = (...statuses) => jobs.filter((job) => statuses.includes(job.status));
   const here = (job) => (job.worker === workerId ? 0 : 1);
   showRuns(of("running", "claimed").sort((one, other) => here(one) - here(other) || one.started_at - other.started_at), workerId);
@@ -98,11 +105,15 @@ async function startsOf(jobs) {
   return new Map(told.map((job) => [job.id, job.seconds_until_start]));
 }
 
-/** Where many jobs wait the newest hide the others: then what is shown is asked for by its status. */
-async function byStatus() {
+/** Where there are many jobs the newest hide others: what is to be shown is asked for by its status, more seldom. */
+async function lookFurther() {
+  const pause = (moved ? MOVED_MS : CALM_MS) * (overRestApi ? 10 : 1);
+  if (performance.now() - olderAsked < pause) return;
+  olderAsked = performance.now();
+  moved = false;
   const found = [];
   for (const [status, limit] of Object.entries(LISTS)) found.push(...(await read(`jobs?status=${status}&limit=${limit}`)).jobs);
-  return found;
+  older = found;
 }
 
 async function lookAtMetrics() {
@@ -208,7 +219,7 @@ $("job").addEventListener("click", (event) => event.target === $("job") && $("jo
 document.addEventListener("open-job", (event) => openJob(event.detail));
 
 const wakeHealth = every(() => HEALTH_MS, lookAtHealth, { open: true });
-const wakeJobs = every(() => (overRestApi ? REST_MS : JOBS_MS) * (longQueue ? 2 : 1), lookAtJobs);
+const wakeJobs = every(() => (overRestApi ? REST_MS : JOBS_MS), lookAtJobs);
 const wakeMetrics = every(() => METRICS_MS, lookAtMetrics);
 const wakeFleet = every(() => (overRestApi ? REST_MS * 4 : FLEET_MS), lookAtFleet);
 
@@ -216,6 +227,11 @@ function wakeAll() {
   for (const wake of [wakeHealth, wakeJobs, wakeMetrics, wakeFleet]) wake();
 }
 
-document.addEventListener("jobs-changed", wakeJobs);
+function jobsMoved() {
+  moved = true;
+  wakeJobs();
+}
+
+document.addEventListener("jobs-changed", jobsMoved);
 document.addEventListener("visibilitychange", () => (document.hidden ? rest() : wakeAll()));
 setInterval(tick, 500);

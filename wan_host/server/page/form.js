@@ -40,7 +40,7 @@ export function buildForm() {
     ...Object.entries(SETTINGS).map(([name, text]) => h("label", { class: "field" }, text, h("input", { name, inputmode: "decimal" }))),
   );
   form.addEventListener("submit", submit);
-  form.addEventListener("input", (event) => event.target.removeAttribute("aria-invalid"));
+  form.addEventListener("input", () => blame(null));
   field("model").addEventListener("change", () => showTypes(field("type").value));
   field("type").addEventListener("change", showDefaults);
   field("denoise_strength").addEventListener("input", showStrength);

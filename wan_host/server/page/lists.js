@@ -1,6 +1,6 @@
 // The lists of jobs: what waits, what was made, what failed.
 
-import { cancel, retry } from "./actions.js";
+import { cancel, open, retry } from "./actions.js";
 import { fileUrl } from "./api.js";
 import { $, follow, h, show, words, write } from "./dom.js";
 import { ago, clock, span } from "./time.js";
@@ -8,8 +8,7 @@ import { ago, clock, span } from "./time.js";
 const SHOWN = { queue: 50, results: 24, failed: 30 };
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
-const opened = (id) => document.dispatchEvent(new CustomEvent("open-job", { detail: id }));
-const title = (job) => h("button", { type: "button", class: "link prompt", onclick: () => opened(job.id) }, job.prompt || "No prompt");
+const title = (job) => h("button", { type: "button", class: "link prompt", onclick: () => open(job.id) }, job.prompt || "No prompt");
 const latest = (one, other) => (other.finished_at || 0) - (one.finished_at || 0);
 
 /** Those that wait, the next first. */
@@ -87,7 +86,7 @@ function tile(job) {
   const length = video && duration ? clock(duration) === "0:00" ? `${duration.toFixed(1)} s` : clock(duration) : many;
   const screen = h("div", { class: "screen" });
   const label = `${job.prompt || "No prompt"}: open ${video ? "video" : "image"}`;
-  const button = h("button", { type: "button", class: "tile", "aria-label": label, onclick: () => opened(job.id) }, screen);
+  const button = h("button", { type: "button", class: "tile", "aria-label": label, onclick: () => open(job.id) }, screen);
   if (length) screen.append(h("span", { class: "length" }, length));
   const size = width && height ? `${width}×${height}` : "";
   const about = h("p", { class: "quiet" }, h("span", {}, size), h("span", { class: "when" }));

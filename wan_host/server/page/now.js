@@ -1,6 +1,6 @@
 // What runs now: the lanes, and for every running job its preview, its steps and the time left.
 
-import { cancel, changed } from "./actions.js";
+import { cancel, changed, open } from "./actions.js";
 import { events, jobPath } from "./api.js";
 import { STAGES } from "./charts.js";
 import { $, follow, h, show, words, write } from "./dom.js";
@@ -79,7 +79,7 @@ function create(job) {
     elapsed: h("span", { class: "quiet" }),
   };
   const stop = h("button", { type: "button", class: "plain", onclick: () => cancel(stop, job.id) }, "Cancel");
-  const open = h("button", { type: "button", class: "plain", onclick: () => opened(job.id) }, "Details");
+  const details = h("button", { type: "button", class: "plain", onclick: () => open(job.id) }, "Details");
   parts.stop = stop;
   const card = h(
     "article",
@@ -93,7 +93,7 @@ function create(job) {
       h("div", { class: "pace" }, parts.stage, h("span", { class: "time" }, parts.left, " ", parts.leftLabel)),
       parts.ticks,
       parts.rail,
-      h("div", { class: "foot" }, parts.elapsed, h("span", { class: "buttons" }, open, stop)),
+      h("div", { class: "foot" }, parts.elapsed, h("span", { class: "buttons" }, details, stop)),
     ),
   );
   const run = { id: job.id, card, parts, stream: null, told: 0, leftAt: null, started: null };
@@ -104,8 +104,6 @@ function create(job) {
   });
   return card;
 }
-
-const opened = (id) => document.dispatchEvent(new CustomEvent("open-job", { detail: id }));
 
 function update(_card, job, workerId) {
   const run = runs.get(job.id);

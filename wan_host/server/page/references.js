@@ -103,6 +103,7 @@ async function take(slot, file) {
   if (before?.preview) URL.revokeObjectURL(before.preview);
   given.set(slot, found);
   showSlots();
+  $("slots").dispatchEvent(new Event("input", { bubbles: true }));
 }
 
 /** A file as a `data:` URI that fits into an entry of the queue: as it is, or made smaller where it does not. */
