@@ -83,7 +83,9 @@ async def test_a_large_payload_goes_when_its_job_is_published(queue):
 async def test_of_a_payload_with_pictures_the_rest_is_kept_when_its_job_is_published(queue):
     picture = "data:image/png;base64," + "A" * 20_000
     claim = await claimed(queue, user_id="ü", config={"first_frame": picture, "frames": 17, "guidance_scale": 6.5}, metadata=None)
+    before = (await queue.states(["a"]))["a"].digest
     await queue.finish(claim, status="published", report=REPORT)
+    assert (await queue.states(["a"]))["a"].digest == before, "who pushes it again is told that it is the same job"
     kept = json.loads((await queue.job("a")).payload)
     assert kept["config"] == {"first_frame": "data:image/png... (20022 characters)", "frames": 17, "guidance_scale": 6.5}
     assert (kept["id"], kept["prompt"], kept["user_id"], kept["metadata"]) == ("a", "a red circle", "ü", None)

@@ -43,6 +43,7 @@ if ARGV[9] ~= '' then
 end
 if (status == 'published' or status == 'completed') and #state.payload > KEPT_BYTES then
   local short = outline(state.payload)
+  redis.call('HSET', job, 'digest', redis.sha1hex(state.payload))  -- who pushes it again must be told that it is this job
   if short == '' then redis.call('HDEL', job, 'payload') else redis.call('HSET', job, 'payload', short) end
 end
 redis.call('EXPIRE', job, int(retention))
