@@ -116,6 +116,18 @@ async def test_an_entry_that_is_no_utf8_is_claimed_by_its_id_with_the_problem(qu
     assert (claim.problem, json.loads(claim.payload)) == ("not_utf8", {"id": "a"})
 
 
+@pytest.mark.parametrize("user", [("a" + "é" * 80).encode(), b"\xff\xfe", b"x" * 200 + b"\xc3"])
+async def test_bytes_of_a_stranger_break_no_listing(user, queue, redis, name):
+    await redis.rpush(name, b'{"id": "odd", "user_id": "%b", "prompt": "%b"}' % (user, user), b'{"id": "%b"}' % user, job("good"))
+    poll = await queue.poll(claims=2)
+    odd = poll.claims[0]
+    assert [claim.job_id for claim in poll.claims] == ["odd", "good"]
+    assert {state.job_id for state in await queue.jobs()} == {"odd", "good"}
+    await queue.finish(odd, status="failed", report=REPORT, error={"e": 1}, dead_letter="invalid_job")
+    assert {state.job_id for state in await queue.jobs()} == {"odd", "good"} == (await queue.states(["odd", "good"])).keys()
+    assert {letter.reason for letter in await queue.dead_letters()} == {"invalid_job", "invalid_id"}
+
+
 async def test_an_entry_above_the_limit_is_claimed_by_its_id_with_the_problem(open_, redis, name):
     queue = await open_(entry_limit=1000)
     await redis.rpush(name, job("a", extra="x" * 1000), "y" * 1001)

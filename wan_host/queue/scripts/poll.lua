@@ -52,6 +52,7 @@ local function unwrap(text)
 end
 
 local function table_or_empty(value) return type(value) == 'table' and value or {} end
+local function is_plain(value) return type(value) == 'string' and #value <= 128 and value:match('^[A-Za-z0-9._%-]+$') end
 local function given(value) return value ~= nil and value ~= cjson.null end
 
 local function poison(text, reason, problem)
@@ -65,7 +66,7 @@ local function take_in(text)
   if not payload then return poison(text, #text > entry_limit and 'too_large' or value) end
   local id = value.id
   if type(id) ~= 'string' then return poison(text, given(id) and 'invalid_id' or 'no_id') end
-  if #id > 128 or id == '.' or id == '..' or not id:match('^[A-Za-z0-9._%-]+$') then return poison(text, 'invalid_id') end
+  if not is_plain(id) or id == '.' or id == '..' then return poison(text, 'invalid_id') end
 
   local job = job_key(id)
   local known = fields(job, 'status', 'report', 'dead', 'report_state')
@@ -104,7 +105,7 @@ local function take_in(text)
   local priority = value.priority
   if type(priority) ~= 'number' or priority < 0 or priority > 9 or priority ~= math.floor(priority) then priority = 0 end
   redis.call('HSET', job, 'payload', payload, 'size', int(#text), 'seed', seed, 'attempts', '0', 'queued_at', int(now),
-    'user', type(value.user_id) == 'string' and value.user_id:sub(1, 128) or '')
+    'user', is_plain(value.user_id) and value.user_id or '')  -- any other is refused by the host
   if status ~= '' then redis.call('ZREM', JOBS, id) end  -- listed by its last intake
   enqueue(id, int(priority))
 end
