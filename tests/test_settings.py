@@ -1,5 +1,6 @@
 """Settings: environment over the file, wrong values in one line, secrets in none."""
 
+import json
 import os
 import stat
 
@@ -72,6 +73,18 @@ def test_the_environment_wins_over_the_file(bare, tmp_path):
     settings = load_settings()
     assert (settings.port, settings.model, settings.required_plugins) == (2, "from-file", ("a", "b"))
     assert settings.wan_worker_api_key.get_secret_value() == "k"
+
+
+@pytest.mark.parametrize("blank", ["", " ", " \t "])
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_blank_secret_is_none_wherever_it_stands(bare, tmp_path, name, blank):
+    write(tmp_path, f"{name.lower()} = {json.dumps(blank)}\n")
+    from_file = load_settings()
+    assert (getattr(from_file, name.lower()), from_file.bind_host) == (None, "127.0.0.1")
+    write(tmp_path, "")
+    bare.setenv(name, blank)
+    from_environment = load_settings()
+    assert (getattr(from_environment, name.lower()), from_environment.bind_host) == (None, "127.0.0.1")
 
 
 def test_another_file_can_be_named_and_must_be_there(bare, tmp_path):

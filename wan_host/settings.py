@@ -129,6 +129,13 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError('must be JSON such as {"image_fast": 120}, seconds by job type') from None
 
+    @field_validator("wan_worker_api_key", "job_callback_secret", "upstash_redis_rest_token", mode="before")
+    @classmethod
+    def _no_blank_secret(cls, value: object) -> object:
+        """Read a blank secret as none: an empty key would open the routes to everybody, on all interfaces."""
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        return None if isinstance(text, str) and not text.strip() else value
+
     @field_validator("data_dir", "models_dir", mode="after")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
