@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from wan_host.costs import CostModel
 from wan_host.errors import LeaseLost, QueueUnavailable
 from wan_host.metrics import Metrics
 from wan_host.run import Run
-from wan_host.spool import SpooledJob
+from wan_host.spool import Spool, SpooledJob
 
 LEASE = 30.0
 
@@ -104,3 +105,35 @@ async def test_the_end_of_a_job_is_told_again_until_the_server_is_back(attempts,
     queue.faults = [QueueUnavailable("away"), QueueUnavailable("away")]
     await publish(attempts, leased_before(1))
     assert queue.asked == ["publish", "finish", "finish", "finish", "wake", "drop the checkpoint"]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_a_worker_that_stops_while_the_queue_is_away_keeps_what_is_spooled(attempts, queue, tmp_path, complete):
+    spool = Spool(tmp_path / "spool")
+    spool.open()
+    run = leased_before(1)
+    run.workdir = spool.folder("a", 1)
+    attempts._spool = spool
+
+    async def settle(run):
+        """There are no checkpoints."""
+
+    async def release(claim, **what):
+        queue.asked.append("release")
+        raise QueueUnavailable("away")
+
+    attempts._checkpoints.settle, queue.release = settle, release
+
+    async def work(claim, run):
+        if complete:
+            (run.workdir / "manifest.json").write_text("{}")
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(attempts._to_the_end(None, run, work))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert run.workdir.exists() is complete
+    assert queue.asked == ([] if complete else ["release"])
+    spool.close()

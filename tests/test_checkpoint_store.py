@@ -200,3 +200,28 @@ async def test_a_checkpoint_that_disappears_while_it_is_copied_is_not_copied(pla
     saved(plan, run, 5)
     await until(lambda: not store._copies)
     assert hooks.published == []
+
+
+async def test_a_cancelled_job_leaves_no_checkpoint_in_the_store(place, new_run, hooks, tmp_path):
+    def refuses_when_cancelled(plugin, file, context):
+        context.check()
+        return Store.publish(hooks, plugin, file, context)
+
+    hooks.publish = refuses_when_cancelled
+    run, store = new_run(), place()
+    saved(await store.prepare(run, MODEL, request()), run, 5)
+    await until(lambda: there(hooks, tmp_path) == 5)
+    run.cancel()
+    await store.drop(run)
+    assert there(hooks, tmp_path) == 0
+
+
+async def test_a_disk_that_fails_changes_nothing_of_how_a_job_ended(place, new_run, monkeypatch):
+    run, store = new_run(), place()
+    saved(await store.prepare(run, MODEL, request()), run, 5)
+
+    def fail(self, **_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("pathlib.Path.unlink", fail)
+    await store.drop(run)

@@ -55,6 +55,13 @@ def test_an_attempt_is_a_span_with_its_stages_end_to_end(recorded, tmp_path):
     assert attempt.status.status_code is StatusCode.UNSET
 
 
+def test_an_attempt_that_ends_before_its_first_stage_is_a_span_of_no_length(recorded, tmp_path):
+    tracer, exporter = recorded
+    tracer.record(Run(job_id="a", user_id="", token=1, attempt=0, deadline=0.0, workdir=tmp_path), "failed")
+    (attempt,) = exporter.get_finished_spans()
+    assert attempt.start_time == attempt.end_time
+
+
 def test_all_attempts_of_a_job_stand_in_one_trace_and_other_jobs_in_others(recorded, tmp_path):
     tracer, exporter = recorded
     tracer.record(a_run(tmp_path), "retried")

@@ -69,6 +69,7 @@ def held(tmp_path):
         )
         tasks.append(asyncio.create_task(leases.keep_renewing()))
         leases.begin(Claim("a", "{}", 1, 0, 0, 1, 0.0, 0, "1-0"), leased=0.0)
+        return leases
 
     yield hold
     for task in tasks:
@@ -97,3 +98,27 @@ async def test_a_server_that_refuses_for_a_while_does_not_end_the_renewals(held,
     await asyncio.wait_for(queue.renewals.wait(), 5)
     assert queue.faults == []
     attempts.go_on.set()
+
+
+async def test_a_job_that_is_claimed_again_while_it_runs_here_waits_for_its_earlier_run_and_stays_held(held):
+    queue, pool, order = Queue("held"), Pool(), []
+    first_may_end, second_may_end = asyncio.Event(), asyncio.Event()
+
+    class Twice:
+        async def work(self, claim, run):
+            order.append(f"run {claim.token} begins")
+            await (first_may_end if claim.token == 1 else second_may_end).wait()
+            order.append(f"run {claim.token} ends")
+
+    leases = held(queue, Twice(), pool)
+    await asyncio.sleep(0)
+    leases.begin(Claim("a", "{}", 2, 0, 0, 1, 0.0, 0, "1-0"), leased=0.0)
+    await asyncio.sleep(0.01)
+    assert (order, pool.cancelled) == (["run 1 begins"], ["a"])
+    first_may_end.set()
+    await asyncio.sleep(0.01)
+    assert order == ["run 1 begins", "run 1 ends", "run 2 begins"]
+    assert [run.token for run in leases.runs()] == [2], "the end of the first run does not release the second"
+    second_may_end.set()
+    await asyncio.sleep(0.01)
+    assert leases.runs() == []

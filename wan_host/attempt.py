@@ -101,7 +101,7 @@ class Attempts:
             log.error("queue gone, job is left as it is", job=run.job_id, attempt=run.attempt, stage=run.stage, error=str(error))
             return
         except asyncio.CancelledError:
-            if run.stage != "publish":
+            if not self._spool.is_complete(run.workdir):
                 await asyncio.shield(self._hand_back(claim, run))
             raise
         await asyncio.to_thread(self._spool.remove, run.workdir)

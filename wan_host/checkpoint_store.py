@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import structlog
 
 from wan_host import __version__
 from wan_host.checkpoint import CheckpointPlan, identify, step_of
+from wan_host.context import StageContext
 from wan_host.errors import GenerationFailed, JobCancelled, LaneCrashed, LaneHung, PublishRefused, WanHostError
 from wan_host.hooks import Hooks
 from wan_host.media import OutputFile
@@ -62,14 +64,21 @@ class CheckpointStore:
             await self.drop(run)
 
     async def drop(self, run: Run) -> None:
-        """Forget the checkpoint of a job that has ended."""
-        self._path(run).unlink(missing_ok=True)
+        """Forget the checkpoint of a job that has ended. No fault of a disk makes anything else of the end that it had."""
+        try:
+            self._path(run).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("checkpoint cannot be removed", job=run.job_id, error=str(error))
         if (task := self._copies.pop(run.job_id, None)) is not None:
             task.cancel()
             await asyncio.wait({task})
-        if self._copied.pop(run.job_id, 0):
+        if self._copied.pop(run.job_id, 0) or task is not None:  # what was on its way may have arrived
             ended = run.workdir / f"{NAME}.ended"
-            ended.write_bytes(_ENDED)
+            try:
+                ended.write_bytes(_ENDED)
+            except OSError as error:
+                log.warning("checkpoint cannot be removed from the store", job=run.job_id, error=str(error))
+                return
             await self._publish(run, ended, problem="checkpoint cannot be removed from the store", seconds=_ENDED_SECONDS)
 
     async def settle(self, run: Run, *, seconds: float = _HAND_BACK_SECONDS) -> None:
@@ -120,7 +129,9 @@ class CheckpointStore:
             content_type="application/octet-stream",
             file_size_bytes=path.stat().st_size,  # noqa: ASYNC240  # of a file that was just written
         )
-        context = run.context(seconds, past_deadline=True)
+        context = StageContext(  # its own: that of a cancelled run would stop the publisher
+            job_id=run.job_id, user_id=run.user_id, workdir=run.workdir, deadline=time.monotonic() + seconds
+        )
         try:
             async with asyncio.timeout(seconds):
                 published = await self._threads.run(

@@ -129,7 +129,8 @@ class LanePool:
                 async with self.vram.room_for(lane, model.name):
                     result = await lane.generate(model.name, request, deadline=run.deadline, checkpoint=checkpoint)
             finally:
-                self._runs.pop(run.job_id, None)
+                if self._runs.get(run.job_id) is run:
+                    del self._runs[run.job_id]
         for stage, seconds in result.stage_seconds.items():
             run.seconds[stage] = run.seconds.get(stage, 0.0) + seconds
         return result

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -64,7 +65,7 @@ class Leases:
         run = self._new_run(claim, user_id="")
         run.leased = leased
         run.workdir = self._spool.folder(claim.job_id, claim.token)
-        self._hold(claim, run, self._attempts.work(claim, run))
+        self._hold(claim, run, self._attempts.work)
 
     async def cancel(self, job_ids: Iterable[str]) -> None:
         """Cancel those of these jobs that run here."""
@@ -100,7 +101,10 @@ class Leases:
             await asyncio.sleep(self._queue.lease_seconds / 3)
 
     async def _adopt(self, spooled: SpooledJob) -> None:
-        lost = Claim(**spooled.claim) if spooled.claim else None
+        try:
+            lost = Claim(**spooled.claim) if spooled.claim else None
+        except TypeError:  # spooled by another version: only a queue that has lost its memory would need it
+            lost = None
         claim = await self._queue.adopt(spooled.job_id, spooled.token, lost=lost)
         if claim is None:
             log.info("spooled job is in other hands now, dropped", job=spooled.job_id, attempt=spooled.attempt, stage="spool")
@@ -109,7 +113,7 @@ class Leases:
         run = self._new_run(claim, user_id=spooled.user_id)
         run.workdir = spooled.folder
         run.enter("spool")
-        self._hold(claim, run, self._attempts.deliver_spooled(claim, run, spooled))
+        self._hold(claim, run, partial(self._attempts.deliver_spooled, spooled=spooled))
 
     def _new_run(self, claim: Claim, *, user_id: str) -> Run:
         return Run(
@@ -121,11 +125,20 @@ class Leases:
             workdir=self._settings.data_dir,
         )
 
-    def _hold(self, claim: Claim, run: Run, work: Awaitable[None]) -> None:
+    def _hold(self, claim: Claim, run: Run, work: Callable[[Claim, Run], Awaitable[None]]) -> None:
+        earlier = self._held.get(claim.job_id)
         held = self._held[claim.job_id] = Held(claim, run)
-        held.task = asyncio.ensure_future(work)
-        held.task.add_done_callback(lambda task: self._release(claim.job_id, task))
+        held.task = asyncio.create_task(self._work(claim, run, work, earlier))
+        held.task.add_done_callback(lambda task: self._release(held, task))
         run.on_change = lambda _: self._moved(held)
+
+    async def _work(self, claim: Claim, run: Run, work: Callable[[Claim, Run], Awaitable[None]], earlier: Held | None) -> None:
+        """Work on a claim; a run whose lease ran out here, so that this worker could claim its job again, ends before."""
+        if earlier is not None and earlier.task is not None:
+            log.warning("job was claimed again while it ran here, its earlier run is stopped", job=claim.job_id)
+            await self._pool.cancel(earlier.run)
+            await asyncio.wait({earlier.task})
+        await work(claim, run)
 
     def _moved(self, held: Held) -> None:
         run = held.run
@@ -134,8 +147,10 @@ class Leases:
             log.info("job stage", job=run.job_id, attempt=run.attempt, stage=run.stage)
         self._changed()
 
-    def _release(self, job_id: str, task: asyncio.Task[None]) -> None:
-        self._held.pop(job_id, None)
+    def _release(self, held: Held, task: asyncio.Task[None]) -> None:
+        job_id = held.claim.job_id
+        if self._held.get(job_id) is held:
+            del self._held[job_id]
         self._changed()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a run ended with an unexpected error", job=job_id, exc_info=error)

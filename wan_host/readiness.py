@@ -32,6 +32,7 @@ class Readiness:
         self._queue_problem = "not connected yet"
         self._ping_problem = ""
         self._disk_free: int | None = None
+        self._disk_problem = ""
         self._spool_problem = ""
         self.lanes_started = False
 
@@ -65,7 +66,13 @@ class Readiness:
     async def watch_disk(self) -> None:
         """Look at the data folder's disk, for ever."""
         while True:
-            self._disk_free = (await asyncio.to_thread(shutil.disk_usage, self._settings.data_dir)).free
+            try:
+                self._disk_free = (await asyncio.to_thread(shutil.disk_usage, self._settings.data_dir)).free
+                self._disk_problem = ""
+            except OSError as error:  # a network volume that went away, perhaps for a moment
+                if not self._disk_problem:
+                    log.warning("the data folder's disk cannot be looked at", error=str(error))
+                self._disk_problem = f"{self._settings.data_dir}: {error.strerror or error}"
             await asyncio.sleep(_DISK_CHECK_SECONDS)
 
     async def watch_queue(self, queue: JobQueue) -> None:
@@ -98,6 +105,8 @@ class Readiness:
         ]
         steps = {run.job_id: run.step_seconds() for run in runs}
         reasons += [problem for lane in lanes if (problem := _hung(lane, steps.get(lane.job_id)))]
+        if self._disk_problem:
+            reasons.append(f"disk: {self._disk_problem}")
         if self._disk_full and self._disk_free is not None:
             free, needed = self._disk_free // 2**20, self._settings.min_free_bytes // 2**20
             reasons.append(f"disk: {free} MiB free in {self._settings.data_dir}, {needed} MiB are needed")

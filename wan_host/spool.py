@@ -116,6 +116,10 @@ class Spool:
         unfinished.write_text(json.dumps(manifest, allow_nan=False), encoding="utf-8")
         unfinished.rename(job.folder / MANIFEST)
 
+    def is_complete(self, folder: Path) -> bool:
+        """Tell whether nothing of the job in a folder needs to be generated again."""
+        return (folder / MANIFEST).exists()
+
     def remove(self, folder: Path) -> None:
         """Forget a run."""
         shutil.rmtree(folder, ignore_errors=True)

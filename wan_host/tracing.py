@@ -86,7 +86,7 @@ class Tracer:
             attempt.set_status(trace.StatusCode.ERROR, outcome)
         inside = trace.set_span_in_context(attempt)
         ends = [*(entered for _, entered in run.visits[1:]), ended]
-        for (stage, entered), left in zip(run.visits, ends, strict=True):
+        for (stage, entered), left in zip(run.visits, ends, strict=False):  # an attempt that ends before its first stage has none
             self._tracer.start_span(stage, context=inside, start_time=_ns(entered)).end(_ns(left))
         attempt.end(_ns(ended))
 

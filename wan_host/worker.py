@@ -229,7 +229,10 @@ class Worker:
         return None
 
     async def _claim_loop(self, queue: JobQueue, leases: Leases, outbox: Outbox) -> None:
+        self._busy_until = time.monotonic()
         while not self._stopping.is_set():
+            if self.runs():
+                self._busy_until = time.monotonic()
             if self._draining and leases.adopted and not self.runs():
                 return
             wanted = self._capacity()
