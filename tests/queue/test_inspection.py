@@ -172,6 +172,12 @@ async def test_the_states_of_many_jobs_are_asked_for_at_once_without_their_paylo
     assert queue.commands == before + 4
 
 
+async def test_large_entries_are_all_taken_in(queue, redis, name):
+    await redis.rpush(name, *(job(f"j{number}", prompt="x" * 900_000) for number in range(20)))
+    await queue.take_in()
+    assert len(await queue.states([f"j{number}" for number in range(20)])) == 20
+
+
 class TestAhead:
     async def test_counts_what_is_done_before_a_waiting_job(self, queue):
         for name in "abc":

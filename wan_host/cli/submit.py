@@ -126,10 +126,7 @@ async def _watch(queue: JobQueue, job_ids: Sequence[str], bar: BatchBar) -> Mapp
     ended: dict[str, JobState] = {}
     left = list(job_ids)
     while True:
-        states = await queue.states(left)
-        lost = next((job_id for job_id in left if job_id not in states), None)
-        if lost is not None:
-            raise click.ClickException(f"the queue does not know job {lost} any more; the same command pushes it again")
+        states = await _known(queue, left)
         for job_id, state in states.items():
             if state.status in _GOOD | _BAD:
                 ended[job_id] = state
@@ -140,6 +137,18 @@ async def _watch(queue: JobQueue, job_ids: Sequence[str], bar: BatchBar) -> Mapp
         if not left:
             return ended
         await asyncio.sleep(_BILLED_POLL_SECONDS if queue.backend == "upstash" else _POLL_SECONDS)
+
+
+async def _known(queue: JobQueue, job_ids: Sequence[str]) -> Mapping[str, JobState]:
+    """Return the states of these jobs; raises ClickException if one is not known, and is not among those to be taken in either."""
+    states = await queue.states(job_ids)
+    if any(job_id not in states for job_id in job_ids):
+        await queue.take_in()
+        states = await queue.states(job_ids)
+    lost = next((job_id for job_id in job_ids if job_id not in states), None)
+    if lost is not None:
+        raise click.ClickException(f"the queue does not know job {lost} any more; the same command pushes it again")
+    return states
 
 
 def _description(total: int, left: Sequence[str], running: Sequence[JobState], ended: Mapping[str, JobState]) -> str:

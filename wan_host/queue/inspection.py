@@ -10,7 +10,7 @@ from wan_host.queue.session import Session, as_json
 
 __all__ = ["Inspection"]
 
-_ROUNDS: Final = 20
+_TAKEN_IN: Final = 10_000
 _MOVED_A_ROUND: Final = 500
 _ASKED: Final = 500
 _COUNTED: Final = 1000
@@ -63,10 +63,11 @@ class Inspection(Session):
         return {job_id: int(number) for job_id, number in await self._run("ahead", str(_COUNTED), *job_ids)}
 
     async def take_in(self) -> None:
-        """Take in what producers have pushed, so that it is known; within reason."""
-        for _ in range(_ROUNDS):
-            if (await self._visit(_MOVED_A_ROUND)).moved < _MOVED_A_ROUND:
-                break
+        """Take in what producers have pushed, so that it is known: 10,000 entries, or a few more."""
+        taken, moved = 0, 1
+        while moved and taken < _TAKEN_IN:  # where entries are large a round ends before it has moved all that it may
+            moved = (await self._visit(_MOVED_A_ROUND)).moved
+            taken += moved
 
     async def dead_letters(self, limit: int = 50) -> list[DeadLetter]:
         """Return what was given up, newest first."""
