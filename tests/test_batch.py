@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from wan_host import batch as module
 from wan_host.batch import MAX_JOBS, expand_batch, read_batch, same_payload
 
 BASE = {"type": "video_fast", "user_id": "u", "prompt": "a cat"}
@@ -168,6 +169,41 @@ def test_a_batch_and_its_jobs_have_limits():
     assert f"at most {MAX_JOBS} jobs" in many.problems[0].message
     (large,) = read_batch(lines(job("a", prompt="x" * 2000)), max_bytes=1500).problems
     assert "at most 1500 (WAN_HOST_MAX_ENTRY_BYTES)" in large.message
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """Count the jobs that are really made."""
+    made = []
+    parse = module.parse_payload
+    monkeypatch.setattr(module, "parse_payload", lambda text: made.append(text) or parse(text))
+    return made
+
+
+def test_what_stands_for_too_many_jobs_is_refused_before_one_is_made(parsed):
+    entries = [grid(config__seed=list(range(11))), job("a"), grid(config__seed=list(range(10))), job("b")]
+    batch = expand_batch(enumerate(entries, start=1), max_bytes=ROOM, max_jobs=10)
+    assert [item.id for item in batch.jobs] == ["a", "b"]
+    assert [problem.place for problem in batch.problems] == [1, 3]
+    assert "11 combinations" in batch.problems[0].message
+    assert "a batch has at most 10 jobs" in batch.problems[1].message
+    assert len(parsed) == 2
+
+
+def test_jobs_of_entries_that_are_wrong_count_too(parsed):
+    wrong = [grid(config__frames=[9, 9 + 4 * number, "x"]) for number in range(1, 50)]
+    batch = expand_batch(enumerate(wrong, start=1), max_bytes=ROOM, max_jobs=10)
+    assert (batch.jobs, len(batch.problems)) == ((), 49)
+    assert len(parsed) <= 10
+
+
+def test_the_texts_of_a_batch_together_have_a_limit(parsed):
+    entries = [job("a"), {**grid(config__seed=list(range(1000))), "prompt": "x" * 1000}, job("b")]
+    batch = expand_batch(enumerate(entries, start=1), max_bytes=ROOM, max_total_bytes=20_000)
+    assert [item.id for item in batch.jobs] == ["a", "b"]
+    (found,) = batch.problems
+    assert (found.place, "together at most 20000 bytes" in found.message) == (2, True)
+    assert len(parsed) < 25
 
 
 def test_a_program_can_expand_what_it_has_parsed_itself():

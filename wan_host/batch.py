@@ -16,6 +16,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -93,23 +94,36 @@ def read_batch(text: str | bytes, *, max_bytes: int) -> Batch:
     return expand_batch(parsed, max_bytes=max_bytes)
 
 
-def expand_batch(entries: Iterable[tuple[int, object]], *, max_bytes: int) -> Batch:
+def expand_batch(
+    entries: Iterable[tuple[int, object]], *, max_bytes: int, max_jobs: int = MAX_JOBS, max_total_bytes: int | None = None
+) -> Batch:
     """Return the jobs of entries, which come with their places; ``max_bytes``: what the queue takes for one job.
 
     An entry that is wrong in itself, or one of whose jobs is wrong, gives no job but a problem. An InvalidJob in the place
-    of an entry is such a problem already.
+    of an entry is such a problem already. So is an entry beyond ``max_jobs`` (those of wrong entries count as well: this bounds
+    the work), which is refused before any of its jobs is made, and one beyond ``max_total_bytes`` for the texts of all jobs.
     """
     jobs: dict[str, BatchJob] = {}
     problems = []
+    begun = total = 0
     for place, entry in entries:
+        size = _size(entry)
         try:
-            found = {job.id: job for job in _jobs_of(entry, place, jobs, max_bytes)}
-            if len(jobs) + len(found) > MAX_JOBS:
-                raise InvalidJob("batch", len(jobs) + len(found), f"a batch has at most {MAX_JOBS} jobs")
+            if begun + size > max_jobs:
+                what = ("grid", f"{size} combinations") if size > max_jobs else ("batch", begun + size)
+                raise InvalidJob(*what, f"a batch has at most {max_jobs} jobs")
+            begun += size
+            found, length = {}, total
+            for job in _jobs_of(entry, place, jobs, max_bytes):
+                length += len(job.text)
+                if max_total_bytes is not None and length > max_total_bytes:
+                    raise InvalidJob("batch", f"{length} bytes", f"its jobs have together at most {max_total_bytes} bytes")
+                found[job.id] = job
         except InvalidJob as error:
             problems.append(BatchProblem(place=place, message=str(error)))
         else:
             jobs |= found
+            total = length
     return Batch(jobs=tuple(jobs.values()), problems=tuple(problems))
 
 
@@ -165,10 +179,15 @@ def _payloads(entry: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], bool]]
         yield _named(payload, prefix), False
 
 
+def _size(entry: object) -> int:
+    """Count the jobs that an entry stands for, be it right or wrong."""
+    grid = entry.get("grid") if isinstance(entry, dict) else None
+    return math.prod(len(values) for values in grid.values() if isinstance(values, list)) if isinstance(grid, dict) else 1
+
+
 def _axes(grid: object, base: Mapping[str, Any]) -> dict[str, list[Any]]:
     if not isinstance(grid, dict) or not grid:
         raise InvalidJob("grid", grid, 'it must map fields to lists of values, such as {"config.seed": [1, 2]}')
-    size = 1
     for field, values in grid.items():
         if field not in _FIELDS:
             close = difflib.get_close_matches(field, sorted(_FIELDS), n=1)
@@ -182,9 +201,6 @@ def _axes(grid: object, base: Mapping[str, Any]) -> dict[str, list[Any]]:
             raise InvalidJob(group, holder, "it must be a JSON object")
         if holder is not None and holder.get(name) is not None:
             raise InvalidJob(f"grid.{field}", values, f"the entry says {field}: {shown(holder[name])} as well; give one of them")
-        size *= len(values)
-    if size > MAX_JOBS:
-        raise InvalidJob("grid", f"{size} combinations", f"a batch has at most {MAX_JOBS} jobs")
     return grid
 
 

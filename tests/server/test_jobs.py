@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -85,6 +86,29 @@ def test_a_job_larger_than_the_queue_takes_is_refused(api):
     big = job("big")
     big["config"]["image"] = "data:image/png;base64," + "A" * (1 << 20)
     assert "WAN_HOST_MAX_ENTRY_BYTES" in problem(api.client.post("/jobs", json=big), 422)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("note", "seeds", "words"), [("", 1001, "at most 1000 jobs"), ("x" * 900_000, 100, "together at most 67108864 bytes")]
+)
+def test_a_small_body_that_stands_for_too_much_is_refused(api, note, seeds, words):
+    entry = {**job("much"), "metadata": {"note": note}, "grid": {"config.seed": list(range(seeds))}}
+    assert words in problem(api.client.post("/jobs", json=entry), 422)["detail"]
+
+
+def test_a_large_batch_does_not_hold_up_others(api):
+    entry = {**job("held", width=127), "metadata": {"note": "x" * 60_000}, "grid": {"config.seed": list(range(1000))}}
+    with ThreadPoolExecutor() as pool:
+        started = time.monotonic()
+        answer = pool.submit(api.client.post, "/jobs", json=entry)
+        waits = []
+        while not answer.done():
+            asked = time.monotonic()
+            assert api.client.get("/health").status_code == 200
+            waits.append(time.monotonic() - asked)
+        taken = time.monotonic() - started
+    problem(answer.result(), 422)
+    assert max(waits) < taken / 2
 
 
 def test_a_running_job_is_cancelled_at_once(api):

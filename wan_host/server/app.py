@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -28,6 +29,7 @@ def create_app(worker: Worker, watch: Watch) -> ASGIApp:
     app.state.watch = watch
     app.state.submissions = RateLimit(settings.submit_rate)
     app.state.enhancements = RateLimit(settings.enhance_rate)
+    app.state.reading = asyncio.Lock()
     problems.install(app)
     keyed: dict[str, Any] = {"dependencies": [Depends(require_key)], "responses": problems.documented(401, 403)}
     app.include_router(page.router)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Annotated, Any
 
@@ -32,6 +33,8 @@ __all__ = ["JobId", "known_job", "queue_of", "router"]
 
 _MOST_JOBS = 1000
 """In one request; a longer list is several."""
+_MOST_BYTES = 64 << 20
+"""Of the texts of a request's jobs: a grid makes many large ones of a small body."""
 _ONE_OR_MANY = {
     "oneOf": [
         {"$ref": "#/components/schemas/Payload"},
@@ -71,7 +74,9 @@ async def submit(request: Request, worker: TheWorker) -> SubmittedAnswer:
     gets one that follows from its content; an entry with a ``grid`` stands for one job per combination.
     """
     queue = queue_of(worker)
-    batch = _read(await request.body(), worker)
+    body = await request.body()
+    async with request.app.state.reading:  # one at a time, so that many at once take neither all the memory nor all the threads
+        batch = await asyncio.to_thread(_read, body, worker)
     ids = [job.id for job in batch.jobs]
     earlier = await queue.states(ids)
     for job in batch.jobs:
@@ -145,13 +150,14 @@ def _read(body: bytes, worker: Worker) -> Batch:
     entries = given if isinstance(given, list) else [given]
     if not 0 < len(entries) <= _MOST_JOBS:
         raise Problem(422, f"body: {len(entries)} jobs; a list has 1 to {_MOST_JOBS}", error_type="invalid_job")
-    batch = expand_batch(enumerate(entries, start=1), max_bytes=worker.settings.max_entry_bytes)
+    batch = expand_batch(
+        enumerate(entries, start=1),
+        max_bytes=worker.settings.max_entry_bytes,
+        max_jobs=_MOST_JOBS,
+        max_total_bytes=_MOST_BYTES,
+    )
     problems = [FieldProblem(entry=item.place, detail=item.message) for item in batch.problems]
     kinds = ["invalid_job"] * len(problems)
-    if len(batch.jobs) > _MOST_JOBS:
-        raise Problem(
-            422, f"body: it stands for {len(batch.jobs)} jobs, at most {_MOST_JOBS} are taken", error_type="invalid_job"
-        )
     for job in batch.jobs:
         try:
             resolve(job.payload, hooks=worker.hooks, settings=worker.settings, seed=0)
