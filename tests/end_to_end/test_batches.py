@@ -64,7 +64,7 @@ def test_a_batch_with_a_wrong_line_pushes_nothing_unless_told_to(busy_site, batc
 
 
 def test_the_same_command_goes_on_where_it_was_interrupted(site, batch, tmp_path):
-    entries = [entry(f"job-{number}", "pace:0.05", config={**CONFIG, "num_inference_steps": 10}) for number in range(6)]
+    entries = [entry(f"job-{number}", "pace:0.15", config={**CONFIG, "num_inference_steps": 10}) for number in range(6)]
     runs = tmp_path / "runs"
     site.start(WAN_HOST_TESTING_RUNS=str(runs))
     path = batch(*entries)
