@@ -70,6 +70,9 @@ async def known_job(worker: Worker, job_id: str) -> JobState:
 async def submit(request: Request, worker: TheWorker) -> SubmittedAnswer:
     """Submit a job, or a list of jobs: all of them, or none and a 422 that says what is wrong with which.
 
+    After a 503 some of a list may be queued. The same request again is safe, because the ids are the same: what is queued is not
+    queued twice.
+
     They are checked as the worker does when it takes them: fields, ranges, and what its models can do. An entry without an id
     gets one that follows from its content; an entry with a ``grid`` stands for one job per combination.
     """
