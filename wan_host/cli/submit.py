@@ -87,7 +87,9 @@ async def _submit(jobs: Sequence[BatchJob], settings: Settings, *, wait: bool) -
         with BatchBar(len(jobs)) as bar:
             for number, job in enumerate(new):
                 bar.update("pushing", len(jobs) - len(new) + number)
-                await queue.push(job.text)
+                cancelled = job.id in known and known[job.id].status == "cancelled"
+                if not (cancelled and await queue.retry(job.id)):  # pushed, its end would only be told again
+                    await queue.push(job.text)
             await queue.take_in()
             if not wait:
                 bar.update("pushed", len(jobs))
@@ -114,7 +116,7 @@ async def _refuse_other_jobs(queue: JobQueue, jobs: Sequence[BatchJob], known: M
 
     for job in jobs:
         state = known.get(job.id)
-        if state is None or state.status in _BAD or job.is_job(state.digest):
+        if state is None or state.status == "failed" or job.is_job(state.digest):
             continue
         whole = await queue.job(job.id)
         if whole is not None and not same_payload(whole.payload, job.text):
@@ -140,7 +142,7 @@ async def _watch(queue: JobQueue, job_ids: Sequence[str], bar: BatchBar) -> Mapp
 
 
 async def _known(queue: JobQueue, job_ids: Sequence[str]) -> Mapping[str, JobState]:
-    """Return the states of these jobs; raises ClickException if one is not known, and is not among those to be taken in either."""
+    """Return the states of these jobs; raises ClickException if one is not known, nor among what is to be taken in."""
     states = await queue.states(job_ids)
     if any(job_id not in states for job_id in job_ids):
         await queue.take_in()
