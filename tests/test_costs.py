@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -104,6 +105,12 @@ def test_the_history_is_bounded(model, tmp_path):
         '{"device": "A100", "kinds": {"a": [[0, 1, 1, 1, 1, 1]]}}',
         '{"device": "A100", "kinds": {"a": [[5, -1, 1, 1, 1, 1]]}}',
         '{"device": "A100", "kinds": {"a": [["x"]]}}',
+        '{"device": "A100", "kinds": [["a", []]]}',
+        '{"device": "A100", "kinds": {"a": {"b": 1}}}',
+        '{"device": "A100", "kinds": {"a": [[Infinity, 1, 1, 1, 1, 1]]}}',
+        '{"device": "A100", "kinds": {"a": [[1e999, 1, 1, 1, 1, 1]]}}',
+        f'{{"device": "A100", "kinds": {{"a": [[5, 1{"0" * 400}, 1, 1, 1, 1]]}}}}',
+        "[" * 100_000,
     ],
 )
 def test_a_history_that_is_broken_is_begun_anew(tmp_path, text, caplog):
@@ -121,3 +128,21 @@ def test_a_folder_that_cannot_be_written_costs_no_job(tmp_path):
     model = CostModel(tmp_path / "absent" / "costs.json", device="cpu")
     model.observe(shaped(), took())
     model.save(now=True)
+
+
+def test_a_worker_of_the_same_folder_that_saves_meanwhile_does_no_harm(tmp_path, monkeypatch, caplog):
+    mine, other = (CostModel(tmp_path / "costs.json", device="A100") for _ in range(2))
+    mine.observe(shaped(), took())
+    replace = Path.replace
+
+    def late(path, target):
+        monkeypatch.setattr(Path, "replace", replace)
+        other.save(now=True)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    with caplog.at_level(logging.WARNING):
+        mine.save(now=True)
+    assert caplog.messages == []
+    assert CostModel(tmp_path / "costs.json", device="A100").estimate(shaped()) == mine.estimate(shaped())
+    assert [file.name for file in tmp_path.iterdir()] == ["costs.json"]

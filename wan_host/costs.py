@@ -7,8 +7,10 @@ the number of pixels, other work slower. The history is small, kept in the data 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import secrets
 import statistics
 import time
 from collections import OrderedDict, deque
@@ -59,7 +61,7 @@ class CostModel:
             self._read(json.loads(file.read_text("utf-8")))
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever stands in the file: estimates are not worth a worker that does not start
             log.warning("the history of costs is begun anew", file=str(file), error=str(error))
             self._kinds.clear()
 
@@ -108,12 +110,14 @@ class CostModel:
             name: [[item.size, *(round(value, 4) for value in _seconds(item))] for item in items]
             for name, items in self._kinds.items()
         }
-        partial = self._file.with_suffix(".part")
+        partial = self._file.with_suffix(f".{secrets.token_hex(8)}.part")  # workers may share the folder, even process ids
         try:
             partial.write_text(json.dumps({"device": self._device, "kinds": kinds}), "utf-8")
             partial.replace(self._file)
         except OSError as error:
             log.warning("the history of costs cannot be written", file=str(self._file), error=str(error))
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
     def _read(self, document: Any) -> None:
         if document["device"] != self._device:
