@@ -2,6 +2,7 @@
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.server.conftest import job
 from tests.server.test_jobs import problem
@@ -87,6 +88,23 @@ def test_models_are_loaded_and_unloaded_by_hand(api):
         assert api.client.get("/health").json()[f"{family}_model_loaded"] is True
         assert api.client.post("/memory/unload", json={"model": name}).json() == {"model": name, "lanes": [lane], "done": True}
         assert api.client.get("/health").json()[f"{family}_model_loaded"] is False
+
+
+def test_loads_that_wait_for_a_lane_that_works_have_a_limit(serve):
+    api = serve()
+    api.submit(job("works", "pace:0.1", num_inference_steps=200))
+    api.wait_until_step("works")
+    with ThreadPoolExecutor(16) as pool:
+        waiting = [pool.submit(api.client.post, "/memory/unload", json={"model": "instant"}) for _ in range(16)]
+        deadline = time.monotonic() + 10
+        # the enhancer's lane is free: what is asked of it is done at once, until there is no place left to wait
+        while (refused := api.client.post("/memory/unload", json={"model": "shouter"})).status_code == 200:
+            assert time.monotonic() < deadline
+        assert "16" in problem(refused, 503)["detail"]
+        assert int(refused.headers["retry-after"]) >= 1
+        api.client.delete("/jobs/works")
+        assert {answer.result().status_code for answer in waiting} == {200}
+    assert api.client.post("/memory/load", json={"model": "instant"}).status_code == 200
 
 
 def test_a_model_that_nobody_offers_or_a_lane_that_cannot_hold_it_is_refused(api):

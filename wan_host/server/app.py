@@ -30,6 +30,7 @@ def create_app(worker: Worker, watch: Watch) -> ASGIApp:
     app.state.submissions = RateLimit(settings.submit_rate)
     app.state.enhancements = RateLimit(settings.enhance_rate)
     app.state.reading = asyncio.Lock()
+    app.state.changes = set()
     problems.install(app)
     keyed: dict[str, Any] = {"dependencies": [Depends(require_key)], "responses": problems.documented(401, 403)}
     app.include_router(page.router)
