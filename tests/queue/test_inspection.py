@@ -172,6 +172,20 @@ async def test_the_states_of_many_jobs_are_asked_for_at_once_without_their_paylo
     assert queue.commands == before + 4
 
 
+async def test_the_states_of_jobs_are_told_without_a_look_at_their_payloads(queue, redis, name):
+    claim = await claimed(queue)
+    await redis.delete(*await redis.keys(f"{{{name}}}:*"))
+    await queue.renew([claim])  # writes the job anew
+    await queue.push(job("b"))
+    await queue.take_in()
+    for job_id in "ab":
+        assert await redis.hdel(f"{{{name}}}:job:{job_id}", "payload") == 1
+    states = await queue.states(["a", "b"])
+    assert {name: state.digest for name, state in states.items()} == {
+        job_id: hashlib.sha1(job(job_id).encode()).hexdigest() for job_id in "ab"
+    }
+
+
 async def test_large_entries_are_all_taken_in(queue, redis, name):
     await redis.rpush(name, *(job(f"j{number}", prompt="x" * 900_000) for number in range(20)))
     await queue.take_in()

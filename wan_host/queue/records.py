@@ -140,8 +140,8 @@ class JobState:
     """All that the queue knows of a job.
 
     ``status``: waiting, claimed, running, published, completed, report_refused, failed or cancelled. ``report_state``:
-    "" (none yet), pending, accepted or refused. ``reason``: why the last run was handed back. ``digest``: the payload's SHA-1,
-    where it stands for a payload that was not asked for.
+    "" (none yet), pending, accepted or refused. ``reason``: why the last run was handed back. ``digest``: the SHA-1 of the
+    payload as it was taken in.
     """
 
     job_id: str

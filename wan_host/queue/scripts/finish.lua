@@ -8,7 +8,8 @@
 
 local KEPT_BYTES = 16384
 
--- Of a large payload what people ask for is kept: its pictures, as data: URIs, are cut out. '' where it stays too large.
+-- Of a large payload what people ask for is kept: its pictures, as data: URIs, are cut out. '' where it stays too large. The
+-- digest stays that of the whole, so that who pushes it again is told that it is this job.
 local function outline(payload)
   local function cut(value)
     if type(value) == 'table' then
@@ -43,7 +44,6 @@ if ARGV[9] ~= '' then
 end
 if (status == 'published' or status == 'completed') and #state.payload > KEPT_BYTES then
   local short = outline(state.payload)
-  redis.call('HSET', job, 'digest', redis.sha1hex(state.payload))  -- who pushes it again must be told that it is this job
   if short == '' then redis.call('HDEL', job, 'payload') else redis.call('HSET', job, 'payload', short) end
 end
 redis.call('EXPIRE', job, int(retention))

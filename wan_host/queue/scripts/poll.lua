@@ -104,8 +104,8 @@ local function take_in(text)
   end
   local priority = value.priority
   if type(priority) ~= 'number' or priority < 0 or priority > 9 or priority ~= math.floor(priority) then priority = 0 end
-  redis.call('HSET', job, 'payload', payload, 'size', int(#text), 'seed', seed, 'attempts', '0', 'queued_at', int(now),
-    'user', is_plain(value.user_id) and value.user_id or '')  -- any other is refused by the host
+  redis.call('HSET', job, 'payload', payload, 'digest', redis.sha1hex(payload), 'size', int(#text), 'seed', seed, 'attempts', '0',
+    'queued_at', int(now), 'user', is_plain(value.user_id) and value.user_id or '')  -- any other is refused by the host
   if status ~= '' then redis.call('ZREM', JOBS, id) end  -- listed by its last intake
   enqueue(id, int(priority))
 end
