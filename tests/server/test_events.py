@@ -4,11 +4,14 @@ import base64
 import io
 import signal
 import socket
+import threading
 import time
 
 from PIL import Image
+from redis import Redis
 
 from tests.server.conftest import job
+from wan_host.queue import EmbeddedServer
 
 
 def test_the_events_of_a_job_tell_its_steps_and_its_end(api):
@@ -89,6 +92,25 @@ def test_a_reader_that_does_not_read_keeps_no_old_end_for_those_who_watch_a_retr
         assert next(events)[1]["status"] == "running"
         api.client.delete("/jobs/again")
         assert list(events)[-1][1]["status"] == "cancelled"
+
+
+def test_a_stream_ends_when_the_queue_has_forgotten_the_job(serve):
+    api = serve(WAN_HOST_PREFETCH_SECONDS="0")
+    api.submit(job("occupies", "pace:0.3", num_inference_steps=200))
+    api.wait_until_step("occupies")
+    api.submit(job("forgotten"))
+    events = api.events("forgotten")
+    assert next(events)[1]["status"] == "waiting"
+    with Redis.from_url(EmbeddedServer(api.site.data).url) as client:
+        assert client.delete(*client.keys("*forgotten*"))
+    assert api.client.get("/jobs/forgotten").status_code == 404
+    rest = []
+    reader = threading.Thread(target=lambda: rest.extend(events), daemon=True)
+    reader.start()
+    reader.join(10)
+    assert not reader.is_alive()
+    assert "end" not in [name for name, _ in rest]
+    api.client.delete("/jobs/occupies")
 
 
 def test_a_worker_stops_although_streams_are_open(serve):

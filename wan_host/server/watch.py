@@ -40,6 +40,8 @@ _ASK_SECONDS = {"embedded": 0.5, "redis": 0.5, "upstash": 10.0}
 _EVENTS_A_SECOND = 50
 """To all readers together, so that what they cost does not grow with their number."""
 _KEEP_ALIVE_SECONDS = 15.0
+_FORGOTTEN_ANSWERS = 3
+"""So often in a row the queue must not know a job that is watched until its streams end."""
 _PREVIEW_SIDE = 512
 _KEEP_ALIVE = b": still there\n\n"
 log = structlog.get_logger("wan_host.http")
@@ -58,6 +60,7 @@ class _Watched:
     preview: bytes = b""
     end: bytes = b""
     asked: float = float("-inf")
+    unknown: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tell(self, progress: JobProgress) -> None:
@@ -98,7 +101,7 @@ class Watch:
             job.wake()
 
     async def follow(self, job_id: str) -> AsyncIterator[bytes]:
-        """Yield a job's events until it has ended, at the pace of the reader."""
+        """Yield a job's events until it has ended or is forgotten, at the pace of the reader."""
         job = self._jobs.setdefault(job_id, _Watched(job_id))
         job.readers += 1
         self.readers += 1
@@ -116,6 +119,8 @@ class Watch:
                     yield job.preview
                 if job.end:
                     yield job.end
+                    return
+                if job.unknown >= _FORGOTTEN_ANSWERS:
                     return
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._closed.wait(), self.readers / _EVENTS_A_SECOND)
@@ -174,7 +179,12 @@ class Watch:
         for job in jobs:
             state = states.get(job.job_id)
             if state is None:
+                job.unknown += 1
+                if job.unknown >= _FORGOTTEN_ANSWERS:
+                    self._jobs.pop(job.job_id, None)
+                    job.wake()
                 continue
+            job.unknown = 0
             job.tell(_of_state(state, waits.get(job.job_id)))
             if state.status in ENDED:
                 full = await queue.job(job.job_id)
