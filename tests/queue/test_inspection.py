@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 
 import pytest
 
@@ -184,6 +185,40 @@ async def test_the_states_of_jobs_are_told_without_a_look_at_their_payloads(queu
     assert {name: state.digest for name, state in states.items()} == {
         job_id: hashlib.sha1(job(job_id).encode()).hexdigest() for job_id in "ab"
     }
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"prompt": "é🔴" * 3000}, {"prompt": "é🔴" * 250, "config": {}}),
+        (
+            {"prompt": '"seed": 3' * 1000, "seed": 3, "config": {"model": "tiny", "seed": 2**63 - 9}, "user_id": "u"},
+            {"prompt": ('"seed": 3' * 1000)[:500], "seed": 2**63 - 9, "config": {"model": "tiny"}, "user_id": "u"},
+        ),
+        ({"prompt": 17, "seed": 10.0, "config": [], "type": None, "more": "x" * 5000}, {"config": {}}),
+    ],
+)
+async def test_a_list_tells_of_a_large_job_what_lists_show(queue, fields, told):
+    text = job("large", **fields)
+    await queue.push(text)
+    await queue.push(job("small"))
+    await queue.take_in()
+    listed = {state.job_id: state for state in await queue.jobs()}
+    assert json.loads(listed["large"].payload) == ({"type": "video_fast"} if "type" not in fields else {}) | told
+    assert listed["small"].payload == job("small")
+    whole = await queue.job("large")
+    assert (whole.payload, whole.seed) == (text, listed["large"].seed)
+    (claim,) = (await queue.poll(claims=1)).claims
+    assert (claim.payload, claim.seed) == (text, whole.seed)
+
+
+async def test_a_list_tells_of_the_last_submission_of_a_failed_job(queue):
+    failing = await claimed(queue, "a", prompt="x" * 5000)
+    await queue.finish(failing, status="failed", report=REPORT)
+    await queue.push(job("a"))
+    await queue.take_in()
+    (listed,) = await queue.jobs()
+    assert listed.payload == job("a")
 
 
 async def test_large_entries_are_all_taken_in(queue, redis, name):

@@ -77,7 +77,9 @@ async def test_consumers_of_workers_that_are_long_gone_are_removed(open_, redis,
 async def test_a_large_payload_goes_when_its_job_is_published(queue):
     claim = await claimed(queue, extra="x" * 20_000)
     await queue.finish(claim, status="published", report=REPORT)
-    assert (await queue.job("a")).payload == ""
+    kept = (await queue.job("a")).payload
+    assert json.loads(kept) == {"type": "video_fast", "prompt": "a red circle", "config": {}}
+    assert [state.payload for state in await queue.jobs()] == [kept]
 
 
 async def test_of_a_payload_with_pictures_the_rest_is_kept_when_its_job_is_published(queue):

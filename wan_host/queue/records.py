@@ -141,7 +141,8 @@ class JobState:
 
     ``status``: waiting, claimed, running, published, completed, report_refused, failed or cancelled. ``report_state``:
     "" (none yet), pending, accepted or refused. ``reason``: why the last run was handed back. ``digest``: the SHA-1 of the
-    payload as it was taken in.
+    payload as it was taken in. Of a ``payload`` above 4 KiB lists have type, user_id, prompt (500 characters), model and seed; so
+    has a job that has ended well and was too large to be kept.
     """
 
     job_id: str
@@ -271,7 +272,7 @@ def _seconds(milliseconds: str | None) -> float | None:
 def job_from(row: Sequence[str]) -> JobState:
     """Build a job's state from `jobs.lua`'s row."""
     known = _pairs(row[1:])
-    payload = known.get("payload", "")
+    payload = known.get("payload") or known.get("brief", "")
     return JobState(
         job_id=row[0],
         status=known["status"],

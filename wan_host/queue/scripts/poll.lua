@@ -15,6 +15,7 @@ local worker, lease, wanted = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local move_limit, entry_limit, randomness, about = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
 local BYTES_A_POLL = 8388608
 local TIDY = '600000'
+local LARGE = 4096
 local FAIR_FOR = 3600000
 local FAIR_A_POLL = 512
 local claims, poisoned, duplicates = {}, {}, {}
@@ -55,6 +56,37 @@ local function table_or_empty(value) return type(value) == 'table' and value or 
 local function is_plain(value) return type(value) == 'string' and #value <= 128 and value:match('^[A-Za-z0-9._%-]+$') end
 local function given(value) return value ~= nil and value ~= cjson.null end
 
+-- The seed in a payload's value, where `seed_of` looks for it too; nil where there is none.
+local function seed_in(value)
+  for _, holder in ipairs({table_or_empty(value.config), value, table_or_empty(value.metadata)}) do
+    if given(holder.seed) then return holder.seed end
+  end
+  return nil
+end
+
+-- The first 500 characters of a text that is UTF-8; nil for anything else than a text.
+local function beginning(text)
+  if type(text) ~= 'string' then return nil end
+  local characters = 0
+  for place in text:gmatch('()[^\128-\191]') do
+    characters = characters + 1
+    if characters > 500 then return text:sub(1, place - 1) end
+  end
+  return text
+end
+
+-- What lists tell of a large payload, in a payload's form. The seed is copied as it is written: cjson has 14 digits.
+local function brief_of(payload, value)
+  local brief = cjson.encode({type = beginning(value.type), user_id = beginning(value.user_id), prompt = beginning(value.prompt),
+    config = {model = beginning(table_or_empty(value.config).model)}})
+  local seed = seed_in(value)
+  if type(seed) ~= 'number' then return brief end
+  for digits in payload:gmatch('"seed"%s*:%s*(%-?%d+)[%s,}]') do
+    if tonumber(digits) == seed then return (brief:gsub('}$', ',"seed":' .. digits .. '}')) end
+  end
+  return brief
+end
+
 local function poison(text, reason, problem)
   local head = head_of(text)
   local letter = bury('', reason, problem and cjson.encode({message = problem}) or '', head, int(#text))
@@ -87,7 +119,7 @@ local function take_in(text)
   if status == 'failed' then
     if known.dead ~= '' then redis.call('XDEL', DEAD, known.dead) end
     redis.call('ZREM', OUTBOX, id)
-    redis.call('HDEL', job, 'error', 'result', 'progress', 'report', 'report_state', 'dead', 'cancel', 'problem', 'head', 'size',
+    redis.call('HDEL', job, 'error', 'result', 'progress', 'report', 'report_state', 'dead', 'cancel', 'problem', 'head', 'size', 'brief',
       'finished_at', 'started_at', 'claimed_at', 'worker', 'seed')
     duplicates[#duplicates + 1] = {id, status, 'rerun'}
   end
@@ -97,9 +129,11 @@ local function take_in(text)
   if problem ~= '' then
     redis.call('HSET', job, 'problem', problem, 'head', head_of(payload))
     payload = cjson.encode({id = id})
+  elseif #payload > LARGE then
+    redis.call('HSET', job, 'brief', brief_of(payload, value))
   end
   local seed = ''
-  if not (given(table_or_empty(value.config).seed) or given(value.seed) or given(table_or_empty(value.metadata).seed)) then
+  if seed_in(value) == nil then
     seed = int(tonumber(redis.sha1hex(randomness .. id):sub(1, 8), 16) % 2147483640)
   end
   local priority = value.priority
