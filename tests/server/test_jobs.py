@@ -167,6 +167,16 @@ def test_a_payload_that_other_producers_wrote_does_not_break_the_list(api):
     assert {"odd-0", "odd-1"} <= {item["id"] for item in api.client.get("/jobs").json()["jobs"]}
 
 
+@pytest.mark.parametrize("levels", [100, 300, 600])
+def test_a_payload_is_shown_however_deep_it_is_nested(api, levels):
+    name = f"deep-{levels}"
+    text = json.dumps({**job(name), "metadata": {"note": 0}})
+    api.site.push(text.replace('"note": 0', f'"note": {"[" * levels}{"]" * levels}'))
+    payload = api.wait_for(name, "completed", "failed")["payload"]
+    assert payload["prompt"] == "a red circle"
+    assert "..." in json.dumps(payload["metadata"])
+
+
 def test_what_is_pushed_while_every_lane_is_busy_is_listed(api):
     api.submit(job("occupies", "pace:0.5", num_inference_steps=100))
     api.wait_until_step("occupies")

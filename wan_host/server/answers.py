@@ -105,7 +105,7 @@ class JobAnswer(BaseModel):
 
 
 class FullJobAnswer(JobAnswer):
-    """One job, with its payload (``data:`` URIs shortened) and the metadata of its report."""
+    """One job, with its payload (``data:`` URIs shortened, below 32 levels ``...``) and the metadata of its report."""
 
     queue_position: int | None = None
     seconds_until_start: float | None = None

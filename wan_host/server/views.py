@@ -13,6 +13,8 @@ from wan_host.server.waits import Wait
 
 _SHOWN_URI_CHARACTERS = 60
 _DATA_URI_CHARACTERS = 200
+_LEVELS = 32
+"""Of a payload: a stranger may nest it deeper than an answer can be."""
 
 
 def job_answer(state: JobState, run: Run | None = None) -> JobAnswer:
@@ -124,12 +126,14 @@ def _text(value: object) -> str:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
-def _shortened(value: Any) -> Any:
-    """Cut ``data:`` URIs, which nobody reads, out of a payload; texts become what UTF-8 can hold."""
+def _shortened(value: Any, levels: int = _LEVELS) -> Any:
+    """Cut ``data:`` URIs and deep levels, which nobody reads, out of a payload; texts become what UTF-8 can hold."""
+    if isinstance(value, dict | list) and not levels:
+        return "..."
     if isinstance(value, dict):
-        return {_text(key): _shortened(item) for key, item in value.items()}
+        return {_text(key): _shortened(item, levels - 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_shortened(item) for item in value]
+        return [_shortened(item, levels - 1) for item in value]
     if isinstance(value, str):
         if value.startswith("data:") and len(value) > _DATA_URI_CHARACTERS:
             return f"{value[:_SHOWN_URI_CHARACTERS]}... ({len(value)} characters)"
