@@ -241,7 +241,23 @@ class TestAhead:
         for number in range(1100):
             await queue.push(job(f"job-{number}"))
         await queue.take_in()
-        assert await queue.ahead(["job-10", "job-1099"]) == {"job-10": 10, "job-1099": 1000}
+        assert await queue.ahead(["job-10", "job-999", "job-1000", "job-1099"]) == {
+            "job-10": 10,
+            "job-999": 999,
+            "job-1000": 1000,
+            "job-1099": 1000,
+        }
+
+    async def test_walks_a_priority_once_for_all(self, queue, redis):
+        for number in range(40):
+            await queue.push(job(f"job-{number}", priority=number % 2))
+        await queue.take_in()
+        assert len((await queue.poll(claims=5)).claims) == 5  # of priority 1
+        walked = (await redis.info("commandstats"))["cmdstat_xrange"]["calls"]
+        expected = {f"job-{number}": number // 2 - 5 for number in range(11, 40, 2)}
+        expected |= {f"job-{number}": 15 + number // 2 for number in range(0, 40, 2)}
+        assert await queue.ahead([f"job-{number}" for number in range(40)]) == expected
+        assert (await redis.info("commandstats"))["cmdstat_xrange"]["calls"] == walked + 2
 
 
 @pytest.mark.parametrize("ask", ["job", "cancel"])
