@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 import pytest
 
+from wan_host import retention
 from wan_host.hooks import Hooks
 from wan_host.plugins import discover
 from wan_host.queue import JobState
@@ -112,6 +114,20 @@ async def test_a_job_that_is_published_again_while_the_queue_answers_stays(place
     assert (folder / "0.mp4").exists()
 
 
+async def test_the_disk_is_not_read_on_the_event_loop(place, published, monkeypatch):
+    jobs, readers, read = [published(f"job-{hours}", hours) for hours in (3, 2)], set(), retention._item
+
+    def noted(path):
+        readers.add(threading.current_thread())
+        return read(path)
+
+    monkeypatch.setattr(retention, "_item", noted)
+    await place(outputs_max_bytes=1)[0].limit_outputs()
+    assert [folder.is_dir() for folder in jobs] == [False, False]
+    assert readers
+    assert threading.current_thread() not in readers
+
+
 async def test_the_queue_is_asked_about_the_oldest_and_not_about_everything(place, published, queue, monkeypatch):
     monkeypatch.setattr("wan_host.retention._ASKED", 2)
     for hours in range(1, 9):
@@ -132,8 +148,8 @@ def test_checkpoints_make_room_for_the_spool_oldest_first(place, tmp_path):
     put(tmp_path / "spool" / "12-ab" / "job-1.7" / "0.mp4", 600, 100)
     for name, hours in (("a", 3), ("b", 2), ("c", 1)):
         put(tmp_path / "checkpoints" / f"{name}.safetensors", 200, hours)
-    retention, readiness = place(spool_max_bytes=1000)
-    retention.limit_spool()
+    limits, readiness = place(spool_max_bytes=1000)
+    limits.limit_spool()
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["b.safetensors", "c.safetensors"]
     assert readiness.has_room
 
@@ -142,13 +158,13 @@ def test_a_spool_over_its_quota_is_kept_and_stops_new_jobs_until_it_is_delivered
     file = tmp_path / "spool" / "12-ab" / "job-1.7" / "0.mp4"
     put(file, 2000, 100)
     put(tmp_path / "checkpoints" / "a.safetensors", 200, 1)
-    retention, readiness = place(spool_max_bytes=1000)
-    retention.limit_spool()
+    limits, readiness = place(spool_max_bytes=1000)
+    limits.limit_spool()
     assert file.exists()
     assert not list((tmp_path / "checkpoints").iterdir())
     assert not readiness.has_room
     (problem,) = [item for item in readiness.problems([], [], stopping=False) if item.startswith("spool")]
     assert problem == "spool: 2,000 bytes wait to be delivered, WAN_HOST_SPOOL_MAX_BYTES allows 1,000"
     file.unlink()
-    retention.limit_spool()
+    limits.limit_spool()
     assert readiness.has_room

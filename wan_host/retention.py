@@ -103,8 +103,7 @@ class Retention:
             for item in some:
                 if item.changed >= old and (limit is None or total <= limit):
                     break
-                if self._is_delivered(item, states):
-                    await asyncio.to_thread(_delete, item, "published job deleted")
+                if await asyncio.to_thread(self._delete_delivered, item, states):
                     total -= item.size
                 else:
                     over += 1
@@ -115,12 +114,16 @@ class Retention:
         for user in _folders(self._settings.outputs_path / self._settings.bucket):
             yield from _items(user)
 
-    def _is_delivered(self, item: Item, states: Mapping[str, JobState]) -> bool:
-        """Tell whether a job's end has reached everybody; one that the queue has forgotten must be older than any report gets."""
+    def _delete_delivered(self, item: Item, states: Mapping[str, JobState]) -> bool:
+        """Delete a job whose end has reached everybody; one that the queue has forgotten must be older than any report gets."""
         state = states.get(item.path.name)
         if state is None:
-            return item.changed < time.time() - self._settings.report_hours * 3600
-        return state.status in _DELIVERED and _item(item.path) == item  # not published again since
+            delivered = item.changed < time.time() - self._settings.report_hours * 3600
+        else:
+            delivered = state.status in _DELIVERED and _item(item.path) == item  # not published again since
+        if delivered:
+            _delete(item, "published job deleted")
+        return delivered
 
     def _complain(self, over: int, total: int) -> None:
         if over and not self._complained:
