@@ -87,6 +87,14 @@ def test_a_file_in_another_store_is_told_where_it_is(serve):
     assert "'store/user-1/away/0.mp4'" in problem(api.client.get("/jobs/away/assets/0.mp4"), 404)["detail"]
 
 
+def test_files_of_a_job_that_was_too_large_to_be_kept_are_found(api):
+    api.submit({**job("large"), "metadata": {"note": "x" * 700_000}})
+    done = api.wait_for("large", "completed")
+    assert "note" not in done["payload"].get("metadata", {})
+    assert (done["user_id"], done["prompt"]) == ("user-1", "a red circle")
+    assert api.client.get("/jobs/large/assets/0.mp4").status_code == 200
+
+
 def test_a_payload_whose_owner_is_no_path_finds_nothing(api):
     api.site.push(json.dumps({"id": "bad-owner", "user_id": "../..", "type": "video_fast", "prompt": "x"}))
     api.wait_for("bad-owner", "failed")
