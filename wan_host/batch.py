@@ -110,8 +110,8 @@ def expand_batch(
         size = _size(entry)
         try:
             if begun + size > max_jobs:
-                what = ("grid", f"{size} combinations") if size > max_jobs else ("batch", begun + size)
-                raise InvalidJob(*what, f"a batch has at most {max_jobs} jobs")
+                field, what = ("grid", f"{size} combinations") if size > max_jobs else ("batch", f"{begun + size} jobs")
+                raise InvalidJob(field, what, f"a batch has at most {max_jobs} jobs")
             begun += size
             found, length = {}, total
             for job in _jobs_of(entry, place, jobs, max_bytes):
