@@ -49,6 +49,12 @@ def test_a_list_with_a_wrong_entry_is_refused_whole_and_names_every_wrong_entry(
     problem(api.client.get("/jobs/fine"), 404)
 
 
+def test_the_error_type_is_that_of_the_first_wrong_entry(api):
+    body = problem(api.client.post("/jobs", json=[job("first", model="nothing"), {"id": "x"}]), 422)
+    assert [item["entry"] for item in body["errors"]] == [1, 2]
+    assert (body["detail"], body["error_type"]) == (body["errors"][0]["detail"], "unknown_model")
+
+
 def test_a_grid_stands_for_its_jobs(api):
     entry = job("grid")
     submitted = api.submit({**entry, "grid": {"config.seed": [1, 2, 3]}})

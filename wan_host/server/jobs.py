@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request
 
 from wan_host.batch import Batch, expand_batch
-from wan_host.errors import WanHostError
+from wan_host.errors import InvalidJob, WanHostError
 from wan_host.payload import ID_PATTERN
 from wan_host.queue import JobQueue, JobState
 from wan_host.server.access import TheWorker, limit_submissions
@@ -159,17 +159,16 @@ def _read(body: bytes, worker: Worker) -> Batch:
         max_jobs=_MOST_JOBS,
         max_total_bytes=_MOST_BYTES,
     )
-    problems = [FieldProblem(entry=item.place, detail=item.message) for item in batch.problems]
-    kinds = ["invalid_job"] * len(problems)
+    wrong = [(item.place, item.message, InvalidJob.error_type) for item in batch.problems]
     for job in batch.jobs:
         try:
             resolve(job.payload, hooks=worker.hooks, settings=worker.settings, seed=0)
         except WanHostError as error:
-            problems.append(FieldProblem(entry=job.place, detail=str(error)))
-            kinds.append(error.error_type)
-    if problems:
-        problems.sort(key=lambda item: item.entry or 0)
-        raise Problem(422, problems[0].detail, error_type=kinds[0], errors=problems)
+            wrong.append((job.place, str(error), error.error_type))
+    if wrong:
+        wrong.sort(key=lambda item: item[0])
+        problems = [FieldProblem(entry=place, detail=detail) for place, detail, _ in wrong]
+        raise Problem(422, wrong[0][1], error_type=wrong[0][2], errors=problems)
     return batch
 
 
