@@ -119,8 +119,8 @@ local function take_in(text)
   if status == 'failed' then
     if known.dead ~= '' then redis.call('XDEL', DEAD, known.dead) end
     redis.call('ZREM', OUTBOX, id)
-    redis.call('HDEL', job, 'error', 'result', 'progress', 'report', 'report_state', 'dead', 'cancel', 'problem', 'head', 'size', 'brief',
-      'finished_at', 'started_at', 'claimed_at', 'worker', 'seed')
+    redis.call('HDEL', job, 'error', 'result', 'progress', 'report', 'report_state', 'dead', 'cancel', 'problem', 'head', 'size',
+      'brief', 'finished_at', 'started_at', 'claimed_at', 'worker', 'seed')
     duplicates[#duplicates + 1] = {id, status, 'rerun'}
   end
 

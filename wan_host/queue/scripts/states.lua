@@ -8,7 +8,9 @@ local found = {}
 for i = 3, #ARGV do
   local state = fields(job_key(ARGV[i]), unpack(FIELDS))
   if state.status ~= '' then
-    if state.digest == '' then state.digest = redis.sha1hex(redis.call('HGET', job_key(ARGV[i]), 'payload') or '') end  -- an old job
+    if state.digest == '' then  -- of an earlier version
+      state.digest = redis.sha1hex(redis.call('HGET', job_key(ARGV[i]), 'payload') or '')
+    end
     local row = {ARGV[i]}
     for _, name in ipairs(FIELDS) do
       row[#row + 1] = name
