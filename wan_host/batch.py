@@ -17,7 +17,8 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,12 +136,12 @@ def same_payload(left: str, right: str) -> bool:
         return False
 
 
-def _jobs_of(entry: object, place: int, earlier: Mapping[str, BatchJob], max_bytes: int) -> Iterator[BatchJob]:
+def _jobs_of(entry: object, place: int, earlier: MutableMapping[str, BatchJob], max_bytes: int) -> Iterator[BatchJob]:
     if isinstance(entry, InvalidJob):
         raise entry
     if not isinstance(entry, dict):
         raise InvalidJob("payload", entry, "it must be a JSON object")
-    known = dict(earlier)
+    known: ChainMap[str, BatchJob] = ChainMap({}, earlier)
     for payload, given in _payloads(entry):
         try:
             text = json.dumps(payload, allow_nan=False, separators=(",", ":"))
