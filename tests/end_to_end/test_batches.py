@@ -63,6 +63,15 @@ def test_a_batch_with_a_wrong_line_pushes_nothing_unless_told_to(busy_site, batc
     assert ended(skipped)["right"]["status"] == "completed"
 
 
+@pytest.fixture
+def ctrl_c():
+    """Let children listen to SIGINT: whatever started the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_the_same_command_goes_on_where_it_was_interrupted(site, batch, tmp_path):
     entries = [entry(f"job-{number}", "pace:0.15", config={**CONFIG, "num_inference_steps": 10}) for number in range(6)]
     runs = tmp_path / "runs"

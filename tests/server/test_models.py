@@ -94,8 +94,14 @@ def test_loads_that_wait_for_a_lane_that_works_have_a_limit(serve):
     api = serve()
     api.submit(job("works", "pace:0.1", num_inference_steps=200))
     api.wait_until_step("works")
+
+    def unload():
+        while (answer := api.client.post("/memory/unload", json={"model": "instant"})).status_code == 503:
+            time.sleep(0.02)  # a question of the other kind had the last place for a moment
+        return answer
+
     with ThreadPoolExecutor(16) as pool:
-        waiting = [pool.submit(api.client.post, "/memory/unload", json={"model": "instant"}) for _ in range(16)]
+        waiting = [pool.submit(unload) for _ in range(16)]
         deadline = time.monotonic() + 10
         # the enhancer's lane is free: what is asked of it is done at once, until there is no place left to wait
         while (refused := api.client.post("/memory/unload", json={"model": "shouter"})).status_code == 200:
