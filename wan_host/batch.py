@@ -211,9 +211,14 @@ def _named(payload: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {"id": f"{prefix}-{digest[:_DIGITS]}", **content}
 
 
+def parse_json(text: str | bytes) -> object:
+    """Return what a JSON text says. Raises ValueError, also for NaN and infinity, and RecursionError."""
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
 def _parse(text: str) -> object:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return parse_json(text)
     except (ValueError, RecursionError) as error:
         raise InvalidJob("payload", text[:200], f"it must be a JSON object ({error})") from None
 

@@ -22,7 +22,6 @@ async def connect(settings: Settings) -> JobQueue:
         name=settings.queue_name,
         worker_id=settings.worker_id,
         lease_seconds=settings.lease_seconds or LEASE_SECONDS[backend],
-        max_attempts=settings.max_attempts,
         entry_limit=settings.max_entry_bytes,
         fair_users=settings.fair_users,
         upstash_url=settings.upstash_redis_rest_url,

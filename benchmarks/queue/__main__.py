@@ -249,7 +249,7 @@ async def one_claim(queue: JobQueue, number: int) -> float:
 
 async def claim_times(url: str, folder: Path, sizes: dict[str, int], claims: int) -> dict[str, list[float]]:
     """Return the seconds of claims from queues with so many waiting entries each, in turn: whatever disturbs, disturbs all."""
-    options = {"data_dir": folder, "worker_id": "bench", "lease_seconds": 600.0, "max_attempts": 1}
+    options = {"data_dir": folder, "worker_id": "bench", "lease_seconds": 600.0}
     for name, waiting in sizes.items():
         await fill(url, name, waiting, options, take_in=name != "pushed")
     await asyncio.to_thread(wait_for_rewrite, url)

@@ -149,10 +149,7 @@ class Chaos:
         url = self.fleet.url()
         if url is None:
             raise LookupError("there is no queue server")
-        options = self.plan.options
-        queue = await open_queue(
-            url, data_dir=self.fleet.folder, worker_id="chaos", lease_seconds=3, max_attempts=options.max_attempts
-        )
+        queue = await open_queue(url, data_dir=self.fleet.folder, worker_id="chaos", lease_seconds=3)
         try:
             yield queue
         finally:

@@ -48,7 +48,7 @@ async def open_(server_url: str, name: str, tmp_path: Any) -> AsyncIterator[Open
     async with contextlib.AsyncExitStack() as stack:
 
         async def open_one(worker_id: str = "w1", url: str = server_url, **options: Any) -> JobQueue:
-            options = {"lease_seconds": 30.0, "max_attempts": 3, "name": name} | options
+            options = {"lease_seconds": 30.0, "name": name} | options
             queue = await open_queue(url, data_dir=tmp_path, worker_id=worker_id, **options)
             stack.push_async_callback(queue.aclose)
             return queue

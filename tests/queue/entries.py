@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from wan_host.queue import Claim, JobQueue
+from wan_host.queue import Claim, JobQueue, Poll
 
 REPORT = {"job_id": "a", "status": "completed", "assets": []}
 
@@ -21,6 +21,11 @@ async def claimed(queue: JobQueue, job_id: str = "a", **fields: Any) -> Claim:
     poll = await queue.poll(claims=1)
     assert [claim.job_id for claim in poll.claims] == [job_id]
     return poll.claims[0]
+
+
+def dropped(poll: Poll) -> list[str]:
+    """The ids that were pushed while they were already waiting, running or done."""
+    return [duplicate.job_id for duplicate in poll.duplicates if duplicate.action != "rerun"]
 
 
 async def claim_ids(queue: JobQueue, claims: int = 1) -> list[str]:

@@ -26,7 +26,7 @@ from pathlib import Path
 from wan_host.queue import open_queue
 
 async def hold():
-    queue = await open_queue(None, data_dir=Path(sys.argv[1]), worker_id="child", lease_seconds=0.5, max_attempts=3)
+    queue = await open_queue(None, data_dir=Path(sys.argv[1]), worker_id="child", lease_seconds=0.5)
     await queue.push('{"id": "a"}')
     poll = await queue.poll(claims=1)
     await queue.start(poll.claims[0])
@@ -39,7 +39,7 @@ asyncio.run(hold())
 
 
 async def open_here(data_dir: Path, worker_id: str = "here"):
-    return await open_queue(None, data_dir=data_dir, worker_id=worker_id, lease_seconds=30, max_attempts=3)
+    return await open_queue(None, data_dir=data_dir, worker_id=worker_id, lease_seconds=30)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ async def open_rest(bridge, name, tmp_path):
     opened = []
 
     async def open_one(worker_id="rest", **options):
-        options = {"lease_seconds": 180.0, "max_attempts": 3, "upstash_url": bridge.url, "upstash_token": bridge.token} | options
+        options = {"lease_seconds": 180.0, "upstash_url": bridge.url, "upstash_token": bridge.token} | options
         queue = await open_queue(None, data_dir=tmp_path, name=name, worker_id=worker_id, **options)
         opened.append(queue)
         return queue
@@ -159,7 +159,6 @@ class TestAFault:
                 data_dir=tmp_path,
                 worker_id="w",
                 lease_seconds=1,
-                max_attempts=1,
                 upstash_url="http://127.0.0.1:1",
                 upstash_token="x",
             )

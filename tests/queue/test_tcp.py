@@ -69,18 +69,18 @@ async def test_a_command_that_is_cancelled_does_not_leave_its_answer_for_the_nex
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "unix:///nowhere/queue.sock"])
 async def test_a_server_that_is_not_there_is_unavailable(url, tmp_path):
     with pytest.raises(QueueUnavailable, match="does not answer"):
-        await open_queue(url, data_dir=tmp_path, worker_id="w", lease_seconds=1, max_attempts=1)
+        await open_queue(url, data_dir=tmp_path, worker_id="w", lease_seconds=1)
 
 
 @pytest.mark.parametrize("url", ["http://host/", "redis:/x", "host:6379", "redis://host:port/0"])
 async def test_a_url_of_another_kind_is_refused(url, tmp_path):
     with pytest.raises(SettingsError, match="WAN_HOST_QUEUE_URL"):
-        await open_queue(url, data_dir=tmp_path, worker_id="w", lease_seconds=1, max_attempts=1)
+        await open_queue(url, data_dir=tmp_path, worker_id="w", lease_seconds=1)
 
 
 async def test_messages_do_not_show_the_password(tmp_path):
     with pytest.raises(QueueUnavailable) as caught:
-        await open_queue("redis://user:secret@127.0.0.1:1/0", data_dir=tmp_path, worker_id="w", lease_seconds=1, max_attempts=1)
+        await open_queue("redis://user:secret@127.0.0.1:1/0", data_dir=tmp_path, worker_id="w", lease_seconds=1)
     assert "secret" not in str(caught.value)
 
 

@@ -99,11 +99,6 @@ class Poll:
     moved: int = 0
     state_lost: bool = False
 
-    @property
-    def dropped(self) -> tuple[str, ...]:
-        """Ids that were pushed while they were already waiting, running or done."""
-        return tuple(duplicate.job_id for duplicate in self.duplicates if duplicate.action != "rerun")
-
 
 @dataclass(frozen=True)
 class Started:

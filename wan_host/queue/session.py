@@ -37,7 +37,6 @@ class Session:
         name: str,
         worker_id: str,
         lease_seconds: float,
-        max_attempts: int,
         retention_seconds: int = RETENTION_SECONDS,
         sleep: Sleep,
     ) -> None:
@@ -45,7 +44,6 @@ class Session:
         self.name = checked_name(name)
         self.worker_id = worker_id
         self.lease_seconds = lease_seconds
-        self.max_attempts = max_attempts
         self._transport = transport
         self._retention = str(retention_seconds)
         self._lease = str(max(1, round(lease_seconds * 1000)))

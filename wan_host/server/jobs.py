@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
-from wan_host.batch import Batch, expand_batch
+from wan_host.batch import Batch, expand_batch, parse_json
 from wan_host.errors import InvalidJob, WanHostError
 from wan_host.payload import ID_PATTERN
 from wan_host.queue import JobQueue, JobState
@@ -147,7 +146,7 @@ async def list_workers(worker: TheWorker) -> WorkersAnswer:
 def _read(body: bytes, worker: Worker) -> Batch:
     """Return the jobs of a body. Raises a 400 or 422 problem that names every entry that is wrong."""
     try:
-        given: Any = json.loads(body, parse_constant=_refuse_constant)
+        given = parse_json(body)
     except (ValueError, RecursionError) as error:
         raise Problem(400, f"body: it must be JSON: {error}") from None
     entries = given if isinstance(given, list) else [given]
@@ -170,7 +169,3 @@ def _read(body: bytes, worker: Worker) -> Batch:
         problems = [FieldProblem(entry=place, detail=detail) for place, detail, _ in wrong]
         raise Problem(422, wrong[0][1], error_type=wrong[0][2], errors=problems)
     return batch
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON")

@@ -15,7 +15,6 @@ from wan_host.queue.records import JobState
 T = TypeVar("T")
 _TICK = 0.05
 _LEASE_SECONDS = 30.0
-_MAX_ATTEMPTS = 3
 
 
 class LocalQueue:
@@ -56,7 +55,7 @@ class LocalQueue:
         """Open the queue for one question, as any method of JobQueue answers it."""
 
         async def asked() -> T:
-            options = {"worker_id": "test", "lease_seconds": _LEASE_SECONDS, "max_attempts": _MAX_ATTEMPTS}
+            options = {"worker_id": "test", "lease_seconds": _LEASE_SECONDS}
             queue = await open_queue(self.url, data_dir=self._data_dir, **options)  # type: ignore[arg-type]  # of these types
             try:
                 return await question(queue)

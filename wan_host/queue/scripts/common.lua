@@ -157,6 +157,19 @@ local function bury(id, reason, problem, head, size)
   return letter
 end
 
+-- A worker was seen. What it says about itself is kept until it says something else; one that never said anything is not listed.
+local function note_worker(worker, lease, about)
+  local key = root .. 'worker:' .. worker
+  if about == '' and redis.call('EXISTS', key) == 0 then return end
+  redis.call('HSETNX', key, 'since', int(now))
+  redis.call('HSET', key, 'seen', int(now), 'lease', int(lease))
+  if about ~= '' then redis.call('HSET', key, 'about', about) end
+  redis.call('EXPIRE', key, '86400')
+  redis.call('ZADD', WORKERS, int(now), worker)
+  redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', int(now - 86400000))
+  redis.call('EXPIRE', WORKERS, '86400')
+end
+
 -- Requests that must not act twice leave their answer behind for five minutes.
 local function remembered()
   local answer = redis.call('GET', REQUEST)

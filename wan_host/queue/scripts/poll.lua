@@ -244,16 +244,6 @@ local function claim_turns(priority)
   end
 end
 
-local function note_worker()
-  local key = root .. 'worker:' .. worker
-  redis.call('HSETNX', key, 'since', int(now))
-  redis.call('HSET', key, 'seen', int(now), 'lease', int(lease), 'about', about)
-  redis.call('EXPIRE', key, '86400')
-  redis.call('ZADD', WORKERS, int(now), worker)
-  redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', int(now - 86400000))
-  redis.call('EXPIRE', WORKERS, '86400')
-end
-
 -- Entries that were read from the stream but are neither leased nor delayed, because a server failed in the middle of a script:
 -- Redis's own list of pending entries knows them. They become due.
 local function rescue(priority)
@@ -319,7 +309,7 @@ if meta.epoch == '' then
   redis.call('HSET', META, 'epoch', meta.epoch)
 end
 if (tonumber(meta.touched) or 0) + tonumber(TIDY) < now then tidy() end
-if worker ~= '' and about ~= '' then note_worker() end
+if worker ~= '' and about ~= '' then note_worker(worker, lease, about) end
 if ARGV[10] == '1' then
   meta.fair = int(now)
   redis.call('HSET', META, 'fair', meta.fair)

@@ -6,15 +6,7 @@
 
 writes()
 local worker, lease = ARGV[3], tonumber(ARGV[4])
-local about = root .. 'worker:' .. worker
-if redis.call('EXISTS', about) == 1 or ARGV[5] ~= '' then
-  redis.call('HSETNX', about, 'since', int(now))
-  redis.call('HSET', about, 'seen', int(now), 'lease', int(lease))
-  if ARGV[5] ~= '' then redis.call('HSET', about, 'about', ARGV[5]) end
-  redis.call('EXPIRE', about, '86400')
-  redis.call('ZADD', WORKERS, int(now), worker)
-  redis.call('EXPIRE', WORKERS, '86400')
-end
+note_worker(worker, lease, ARGV[5])
 local standings = {}
 for i = 6, #ARGV, 3 do
   local id, token, progress = ARGV[i], ARGV[i + 1], ARGV[i + 2]
