@@ -144,8 +144,10 @@ class Gradients:
         return self.errors
 
 
-def rate(step: int, progress: float) -> float:
-    return min(1, (step + 1) / WARM_UP) * min(1.0, (1 - progress) / (1 - FALL_FROM))
+def rate(step: int, progress: float, fall_from: float) -> float:
+    """Return the share of the full learning rate: it rises at first, and falls to nothing after ``fall_from`` of the time."""
+    falling = 1.0 if progress <= fall_from else (1 - progress) / (1 - fall_from)
+    return min(1, (step + 1) / WARM_UP) * falling
 
 
 class Average:
@@ -233,7 +235,7 @@ def train(args: argparse.Namespace) -> None:
             print(f"{name}: ready in {time.monotonic() - now:.1f} s", flush=True)
         for part, rates in zip(parts, first_rates, strict=True):
             for group, first in zip(part.param_groups, rates, strict=True):
-                group["lr"] = first * rate(step, progress)
+                group["lr"] = first * rate(step, progress, args.fall_from)
         errors = steps_of[name](batch, text)
         torch.nn.utils.clip_grad_norm_(everything, 1.0)
         for part in parts:
@@ -275,6 +277,7 @@ if __name__ == "__main__":
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--matrix-rate", type=float, default=MATRIX_RATE)
     parser.add_argument("--other-rate", type=float, default=OTHER_RATE)
+    parser.add_argument("--fall-from", type=float, default=FALL_FROM, help="1: never, for a part that another one goes on from")
     parser.add_argument("--clips", type=float, default=1.0, help="times the number of clips, for a short trial")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--save-every", type=float, default=60)
