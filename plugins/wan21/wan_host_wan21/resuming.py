@@ -110,15 +110,18 @@ def save(
     import torch
 
     state = solver_state(scheduler)
-    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    arrays = {f"{_SOLVER}{name}": value.detach().cpu().numpy() for name, value in tensors.items()}
-    arrays[_LATENTS] = latents.detach().cpu().numpy()
+    solver = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    tensors = {_LATENTS: latents} | {f"{_SOLVER}{name}": value for name, value in solver.items()}
+    # numpy has no bfloat16; float32 holds every number of it.
+    narrow = [name for name, value in tensors.items() if value.dtype is torch.bfloat16]
+    arrays = {name: (value.float() if name in narrow else value).detach().cpu().numpy() for name, value in tensors.items()}
     arrays[_GENERATOR] = generator.get_state().numpy()
     arrays |= {f"{_FRAMES}{index}": clip.frames for index, clip in enumerate(clips)}
     values = {
         "done": done,
         "seeds": [clip.seed for clip in clips],
-        "solver": {name: int(value) for name, value in state.items() if name not in tensors},
+        "solver": {name: int(value) for name, value in state.items() if name not in solver},
+        "bfloat16": narrow,
     }
     return Checkpoint(step=step, arrays=arrays, values=values)
 
@@ -130,14 +133,17 @@ def restore(checkpoint: Checkpoint | None) -> Resumed:
     import torch
 
     arrays, values = checkpoint.arrays, checkpoint.values
-    tensors = {
-        name.removeprefix(_SOLVER): torch.from_numpy(array.copy()) for name, array in arrays.items() if name.startswith(_SOLVER)
-    }
+
+    def tensor(name: str) -> torch.Tensor:
+        found = torch.from_numpy(arrays[name].copy())
+        return found.bfloat16() if name in values["bfloat16"] else found
+
+    tensors = {name.removeprefix(_SOLVER): tensor(name) for name in arrays if name.startswith(_SOLVER)}
     clips = tuple(Clip(frames=arrays[f"{_FRAMES}{index}"].copy(), seed=seed) for index, seed in enumerate(values["seeds"]))
     start = Start(
         done=values["done"],
-        latents=torch.from_numpy(arrays[_LATENTS].copy()),
-        generator=torch.from_numpy(arrays[_GENERATOR].copy()),
+        latents=tensor(_LATENTS),
+        generator=tensor(_GENERATOR),
         solver=tensors | values["solver"],
     )
     return Resumed(clips=clips, start=start)

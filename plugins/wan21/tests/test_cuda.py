@@ -1,0 +1,288 @@
+"""What only a GPU can show: placements, checkpoints, cancels, adapters, shortage of memory and presets, in bfloat16 on CUDA.
+
+Where there is no GPU the same runs on the CPU in bfloat16, but for what CUDA alone has. On a machine with little beside torch,
+diffusers and pytest (no plugins of pytest, no Redis):
+
+    PYTHONPATH=.:plugins/wan21 python3 -m pytest -c /dev/null --rootdir . --import-mode importlib plugins/wan21/tests/test_cuda.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch  # noqa: TID253  # a test of torch code
+from safetensors.torch import save_file
+from wan_host_wan21 import fp8
+from wan_host_wan21.checkpoint import Kind
+from wan_host_wan21.fake import TINY, write_checkpoint, write_turbo
+from wan_host_wan21.generation import generate
+from wan_host_wan21.memory import LADDER, Placement
+from wan_host_wan21.model import load
+from wan_host_wan21.resuming import restore, save
+from wan_host_wan21.turbo import read_turbo
+
+from wan_host import Checkpoint, JobCancelled, Lora, OutOfMemory, ReferenceMode, References
+
+DEVICE = "cuda:0" if torch.cuda.is_available() else "cpu"
+SMALL = replace(TINY, name="small", head_dim=64, ffn_dim=256, text_dim=64)
+"""As small as 8-bit instructions and every attention kernel allow: rows of 128."""
+TRAINED = Path(__file__).resolve().parents[2] / "tiny_wan" / "wan_host_tiny_wan" / "model"
+needs_cuda = pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA GPU")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return the folder of a VACE checkpoint with a turbo adapter of its own."""
+    path = tmp_path_factory.mktemp("small")
+    write_checkpoint(path, Kind.VACE, SMALL, progress=lambda _: None)
+    from diffusers import WanVACETransformer3DModel
+
+    transformer = WanVACETransformer3DModel.from_pretrained(path / "transformer")
+    write_turbo(path / "turbo.safetensors", transformer, rank=4, sigmas=(1.0, 0.9, 0.5))
+    return path
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Return one folder for what is measured and compiled."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def load_model(data_dir, info_of, recorder, monkeypatch):
+    """Return a function that loads a folder in bfloat16 on the device, by settings."""
+    monkeypatch.setenv("WAN_HOST_DATA_DIR", str(data_dir))
+    monkeypatch.setattr("wan_host_wan21.components.compute_dtype", lambda _device: torch.bfloat16)
+
+    def loaded(path, **settings):
+        for name, value in {"compile": False, **settings}.items():
+            monkeypatch.setenv(f"WAN_HOST_WAN21_{name.upper()}", str(value))
+        return load(info_of(path), recorder(device=DEVICE))
+
+    return loaded
+
+
+@pytest.fixture
+def model(load_model, folder):
+    """Return the model with everything resident and nothing compiled."""
+    return load_model(folder, placement="resident")
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """Return a function that has every further job of a model placed in one way."""
+
+    def chosen(model, placement):
+        monkeypatch.setattr(model.placer, "_settings", model.settings.model_copy(update={"placement": placement}))
+        model.embeddings.forget()
+
+    return chosen
+
+
+@pytest.fixture
+def frames(recorder):
+    """Return a function from a request and a model to the pixels of its first clip."""
+    return lambda request, model: generate(request, model, recorder(device=DEVICE)).clips[0].frames
+
+
+@pytest.fixture
+def requests(video, image, picture):
+    """Return a text-to-video, an image and a conditioned request."""
+    start = {"reference_mode": ReferenceMode.START, "references": References(first_frame=picture())}
+    return {"text": video(), "image": image(sample_solver="unipc"), "start": video(frames=5, **start)}
+
+
+def write_lora(path, transformer):
+    source = torch.Generator().manual_seed(3)
+    state = {}
+    for block in range(len(transformer.blocks)):
+        for layer in (f"blocks.{block}.attn1.to_q", f"blocks.{block}.ffn.net.0.proj"):
+            rows, columns = transformer.get_submodule(layer).weight.shape
+            state[f"transformer.{layer}.lora_A.weight"] = torch.randn(4, columns, generator=source) * 0.3
+            state[f"transformer.{layer}.lora_B.weight"] = torch.randn(rows, 4, generator=source) * 0.3
+    save_file(state, path)
+
+
+def test_the_model_is_on_the_device_in_bfloat16(model):
+    devices = {str(tensor.device) for module in model.components.modules() for tensor in module.parameters()}
+    assert devices == {DEVICE}
+    assert model.components.transformer.dtype is torch.bfloat16
+    assert model.components.vae.dtype is torch.float32
+
+
+@pytest.mark.parametrize("placement", [placement for placement in LADDER if placement is not Placement.RESIDENT])
+def test_every_placement_gives_the_same_frames_there_and_back(*, placement, model, place, frames, requests, recorder):
+    expected = {name: frames(request, model) for name, request in requests.items()}
+    place(model, placement)
+    for name, request in requests.items():
+        made = generate(request, model, recorder(device=DEVICE))
+        assert made.metadata["placement"] == placement
+        assert np.array_equal(made.clips[0].frames, expected[name]), name
+    place(model, Placement.RESIDENT)
+    for name, request in requests.items():
+        assert np.array_equal(frames(request, model), expected[name]), name
+
+
+def test_stored_in_8_bits_results_are_near_and_the_same_every_time(model, load_model, folder, frames, requests):
+    rounded = load_model(folder, placement="fp8")
+    for request in requests.values():
+        made = frames(request, rounded)
+        assert np.array_equal(frames(request, rounded), made)
+        assert 0 < np.abs(made.astype(int) - frames(request, model)).mean() < 16
+
+
+class Stop:
+    """A lane context that keeps checkpoints as a file would, and stops after a step or goes on from one."""
+
+    def __init__(self, recorder, *, after=None, going_on_from=None):
+        self._recorder, self._after, self._from = recorder(device=DEVICE), after, going_on_from
+        self.kept = None
+
+    def __getattr__(self, name):
+        return getattr(self._recorder, name)
+
+    def resume(self, _made_with):
+        return self._from
+
+    def checkpoint(self, save):
+        kept = save()
+        if kept.step == self._after:
+            assert {array.dtype.kind for array in kept.arrays.values()} <= set("fiu"), "what safetensors' numpy side can hold"
+            arrays = {name: array.copy() for name, array in kept.arrays.items()}
+            self.kept = Checkpoint(step=kept.step, arrays=arrays, values=kept.values)
+            raise JobCancelled("stop")
+
+
+@pytest.mark.parametrize(
+    ("after", "changes"),
+    [
+        (2, {"sample_solver": "unipc", "num_inference_steps": 5}),
+        (3, {"sample_solver": "dpm++", "num_inference_steps": 5}),
+        (5, {"sample_solver": "unipc", "num_inference_steps": 20, "preset": "fast"}),
+        (1, {"preset": "turbo"}),
+        (2, {"preset": "turbo"}),
+    ],
+)
+def test_a_job_goes_on_from_a_checkpoint_with_the_same_bits(*, after, changes, model, video, frames, recorder):
+    request = video(**changes)
+    expected = frames(request, model)
+    stopped = Stop(recorder, after=after)
+    with pytest.raises(JobCancelled):
+        generate(request, model, stopped)
+    made = generate(request, model, Stop(recorder, going_on_from=stopped.kept))
+    assert np.array_equal(made.clips[0].frames, expected)
+
+
+def test_latents_in_bfloat16_are_kept_bit_for_bit():
+    """As a scheduler leaves them that returns the prediction's dtype."""
+
+    class Solver:
+        model_outputs = (torch.randn(2, 3, device=DEVICE, dtype=torch.bfloat16), torch.randn(2, 3, device=DEVICE))
+        last_sample = torch.randn(2, 3, device=DEVICE, dtype=torch.bfloat16)
+
+    latents = torch.randn(1, 2, 3, device=DEVICE, dtype=torch.bfloat16)
+    kept = save(step=1, done=1, clips=(), latents=latents, generator=torch.Generator(), scheduler=Solver())
+    start = restore(kept).start
+    assert torch.equal(start.latents, latents.cpu())
+    found = {"model_outputs.0": Solver.model_outputs[0], "model_outputs.1": Solver.model_outputs[1]}
+    for name, value in (found | {"last_sample": Solver.last_sample}).items():
+        assert start.solver[name].dtype is value.dtype
+        assert torch.equal(start.solver[name], value.cpu())
+
+
+@pytest.mark.parametrize("placement", LADDER)
+@pytest.mark.parametrize("moment", ["encoding the prompt", "step 2/3", "decoding"])
+def test_a_cancel_leaves_no_trace(*, moment, placement, model, place, frames, requests, video, recorder):
+    expected = frames(requests["start"], model)
+    place(model, placement)
+    context = recorder(device=DEVICE, stop_at=moment, error=JobCancelled("stop"))
+    with pytest.raises(JobCancelled):
+        generate(video(prompt=f"cancelled at {moment}", seed=99), model, context)
+    assert np.array_equal(frames(requests["start"], model), expected)
+
+
+@pytest.mark.parametrize("placement", LADDER)
+def test_an_adapter_leaves_no_trace_and_acts_alike_under_every_placement(
+    *, placement, model, place, frames, video, tmp_path, monkeypatch
+):
+    write_lora(tmp_path / "one.safetensors", model.components.transformer)
+    monkeypatch.setattr(model.loras, "_settings", model.settings.model_copy(update={"loras_dir": tmp_path}))
+    adapted = video(loras=(Lora(name="one", scale=0.7),))
+    plain, changed = frames(video(), model), frames(adapted, model)
+    assert not np.array_equal(plain, changed)
+    place(model, placement)
+    for request, expected in ((video(), plain), (adapted, changed), (video(), plain)):
+        assert np.array_equal(frames(request, model), expected)
+
+
+@pytest.mark.parametrize("preset", ["exact", "fast", "turbo"])
+def test_presets_give_the_same_frames_whatever_ran_before(*, preset, model, frames, video, requests, recorder):
+    wanted = video(preset=preset, num_inference_steps=12)
+    first = generate(wanted, model, recorder(device=DEVICE))
+    for other in ("turbo", "exact", "fast"):
+        frames(replace(requests["start"], preset=other), model)
+    assert np.array_equal(frames(wanted, model), first.clips[0].frames)
+    rounded = preset != "exact" and fp8.why_not(torch.device(DEVICE)) is None
+    assert ("fp8_layers" in first.metadata) == rounded
+    if rounded:
+        assert first.metadata["fp8_layers"] > 0
+
+
+def test_compiled_fused_and_recorded_passes_of_vace_are_near_and_the_same_every_time(
+    *, model, load_model, folder, frames, requests, recorder
+):
+    compiled = load_model(folder, placement="resident", compile=True)
+    if DEVICE == "cpu":
+        compiled.acceleration.compiles_with |= {"backend": "eager"}
+    for name, request in requests.items():
+        made = generate(request, compiled, recorder(device=DEVICE))
+        assert made.metadata["compiled"] is True
+        assert np.abs(made.clips[0].frames.astype(int) - frames(request, model)).mean() < 4, name
+        assert np.array_equal(frames(request, compiled), made.clips[0].frames), name
+    if DEVICE != "cpu":
+        graphs = compiled.acceleration.cache.graphs
+        assert graphs is not None
+        assert not graphs._refused
+        assert len(graphs._kept) >= len(requests)
+
+
+@needs_cuda
+def test_too_little_memory_is_told_as_such_and_the_next_job_runs(model, frames, requests, video, recorder):
+    expected = frames(requests["start"], model)
+    total = torch.cuda.get_device_properties(0).total_memory
+    model.acceleration.leave()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(0) + 48 * 2**20) / total, 0)
+    try:
+        with pytest.raises(OutOfMemory, match="tiny on cuda:0: CUDA out of memory"):
+            generate(video(width=512, height=512, frames=17), model, recorder(device=DEVICE))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, 0)
+    assert np.array_equal(frames(requests["start"], model), expected)
+
+
+@needs_cuda
+def test_a_closed_model_gives_its_memory_back(load_model, folder, frames, requests):
+    kept = load_model(folder, placement="resident")
+    frames(requests["text"], kept)
+    weights = kept.placer.weights
+    held = weights.transformer + weights.text_encoder + weights.vae
+    before = torch.cuda.memory_allocated(0)
+    kept.close()
+    assert before - torch.cuda.memory_allocated(0) >= held
+
+
+@pytest.mark.skipif(not (TRAINED / "model_index.json").is_file(), reason="needs plugins/tiny_wan beside this plugin")
+def test_a_trained_model_makes_the_clip_that_float32_on_a_cpu_makes(*, load_model, info_of, recorder, video, frames, monkeypatch):
+    request = video(prompt="a large red circle moving to the right on a blue background", width=64, height=64, guidance_scale=5.0)
+    low = frames(request, load_model(TRAINED)).astype(float)
+    monkeypatch.setattr("wan_host_wan21.components.compute_dtype", lambda _device: torch.float32)
+    exact = generate(request, load(info_of(TRAINED), recorder()), recorder()).clips[0].frames
+    assert 10 * np.log10(255**2 / ((low - exact) ** 2).mean()) > 25
+
+
+def test_the_turbo_adapter_of_these_tests_is_one(folder):
+    assert read_turbo(folder / "turbo.safetensors").sigmas == (1.0, 0.9, 0.5)
