@@ -92,16 +92,16 @@ def measure(arguments: argparse.Namespace) -> Results:
     results = Results(out / "results.json", setting(arguments, device, subject), fresh=arguments.fresh)
     chosen = [variant for variant in arguments.variants.split(",") if variant != "turbo" or subject.model.turbo is not None]
     planned = [case for case in cases(arguments.size, quick=arguments.quick) if case.name in arguments.cases.split(",")]
+    if arguments.look:
+        answers = look(subject, planned[0], out, set(arguments.look.split(",")))
+        (out / "look.json").write_text(json.dumps(answers, indent=1), encoding="utf-8")
+        return results
     dtype = subject.components.transformer.dtype
     for case in planned:
         if case.name not in results.found["ceilings"]:
             found = ceilings.measured(subject.config, case.tokens, dtype, device)
             results.found["ceilings"][case.name] = found | {"floor": ceilings.floor(subject.config, case.tokens, found)}
             results.save()
-    if arguments.look:
-        answers = look(subject, planned[0], out, set(arguments.look.split(",")))
-        (out / "look.json").write_text(json.dumps(answers, indent=1), encoding="utf-8")
-        return results
     warm: set[tuple[str, str]] = set()
     for repeat in range(1 if arguments.quick else arguments.repeats):
         for case in planned:

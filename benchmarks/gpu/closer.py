@@ -1,17 +1,14 @@
-"""A closer look at one question each: where the loop waits for the device, what its kernels cost, how the decoder is faster."""
+"""A closer look at one question each: where the loop waits for the device, what its kernels cost, how decoding is faster."""
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections import Counter
 from dataclasses import replace
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: TID253  # a script on torch
-from ceilings import wait
-from wan_host_wan21.decoding import decode, decoder_of
+from decoders import decoders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
     from subject import Case, Subject
 
 STEPS = 3
-DTYPES = ("float32", "bfloat16")
 ROWS = 30
 
 
@@ -49,43 +45,6 @@ def kernels(subject: Subject, case: Case, variant: str) -> str:
         subject.run(variant, short)
     order = "self_cuda_time_total" if subject.device.type == "cuda" else "self_cpu_time_total"
     return str(profile.key_averages().table(sort_by=order, row_limit=ROWS, max_name_column_width=90))
-
-
-def decoders(subject: Subject, case: Case) -> list[dict[str, Any]]:
-    """Decode the same latents by every setting of the decoder; seconds, peak memory, and the error in grey levels."""
-    made, expected = [], None
-    source = torch.Generator().manual_seed(0)
-    latents = torch.randn(1, subject.components.vae.config.z_dim, *case.latent, generator=source).to(subject.device)
-    for dtype, last, compiled in product(DTYPES, (False, True), (False, True)):
-        settings = subject.model.settings.model_copy(
-            update={"decode_dtype": dtype, "decode_channels_last": last, "decode_compile": compiled}
-        )
-        with torch.no_grad():
-            vae = decoder_of(subject.components.vae, subject.device, settings)
-            begun = time.perf_counter()
-            decode(vae, latents, subject.model.processor)
-            first = time.perf_counter() - begun
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(subject.device)
-            wait(subject.device)
-            held = torch.cuda.memory_allocated(subject.device)
-            begun = time.perf_counter()
-            frames = decode(vae, latents, subject.model.processor).astype(float)
-            seconds = time.perf_counter() - begun
-        expected = frames if expected is None else expected
-        row = {
-            "dtype": dtype,
-            "channels_last": last,
-            "compiled": compiled,
-            "first_seconds": first,
-            "seconds": seconds,
-            "peak_gib_beyond_weights": (torch.cuda.max_memory_allocated(subject.device) - held) / 2**30,
-            "mean_error": float(abs(frames - expected).mean()),
-            "largest_error": float(abs(frames - expected).max()),
-        }
-        made.append(row)
-        print(row, flush=True)
-    return made
 
 
 def look(subject: Subject, case: Case, out: Path, wanted: set[str]) -> dict[str, Any]:

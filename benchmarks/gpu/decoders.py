@@ -1,0 +1,213 @@
+"""Every way to decode a clip, against stock's, on the same latents: seconds, memory, and how far its bytes are off."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch  # noqa: TID253  # a script on torch
+from ceilings import wait
+from wan_host_wan21.chunks import Walk, decoded, prepared
+from wan_host_wan21.decoding import decode, refined
+
+if TYPE_CHECKING:
+    from subject import Case, Subject
+
+RUNS = 3
+BUDGET = 95.0
+"""Seconds for all variants; what does not fit is listed as left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How to decode: stock's loop (``length`` 0) or chunks of so many latent frames, and with what."""
+
+    name: str
+    length: int = 0
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+    tf32: bool = True
+    """Convolutions in float32 multiply in TF32, as PyTorch has it by default."""
+    benchmark: bool = False
+    compiled: str = ""
+    """``norms``, ``activate`` (norm and SiLU) or ``chunk``."""
+    graph: bool = False
+
+
+BF16, FP16 = torch.bfloat16, torch.float16
+WAYS = (
+    Way(name="stock"),
+    Way(name="stock in full float32", tf32=False),
+    Way(name="chunks of 1", length=1),
+    Way(name="chunks of 1, channels last", length=1, channels_last=True),
+    Way(name="chunks of 4, channels last", length=4, channels_last=True),
+    Way(name="chunks of 1, channels last, cudnn.benchmark", length=1, channels_last=True, benchmark=True),
+    Way(name="stock, bf16", dtype=BF16),
+    Way(name="chunks of 1, channels last, bf16", length=1, channels_last=True, dtype=BF16),
+    Way(name="chunks of 1, channels last, fp16", length=1, channels_last=True, dtype=FP16),
+    Way(name="chunks of 4, channels last, bf16", length=4, channels_last=True, dtype=BF16),
+    Way(name="chunks of 1, channels last, CUDA graph", length=1, channels_last=True, graph=True),
+    Way(name="chunks of 1, channels last, compiled norm+silu", length=1, channels_last=True, compiled="activate"),
+    Way(
+        name="chunks of 1, channels last, bf16, compiled norm+silu", length=1, channels_last=True, dtype=BF16, compiled="activate"
+    ),
+    Way(name="chunks of 1, channels last, compiled chunk", length=1, channels_last=True, compiled="chunk"),
+    Way(name="chunks of 1, channels last, bf16, compiled chunk", length=1, channels_last=True, dtype=BF16, compiled="chunk"),
+    Way(name="chunks of 1, cudnn.benchmark", length=1, benchmark=True),
+    Way(name="chunks of 4", length=4),
+    Way(name="chunks of 2, channels last", length=2, channels_last=True),
+    Way(name="stock, channels last, compiled norms", channels_last=True, compiled="norms"),
+)
+
+
+def decoders(subject: Subject, case: Case) -> list[dict[str, Any]]:
+    """Return a row for each way; one that raises is a row that says so. Errors are in grey levels against stock's bytes."""
+    vae, began = subject.components.vae, time.perf_counter()
+    source = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, vae.config.z_dim, *case.latent, generator=source).to(subject.device)
+    rows: list[dict[str, Any]] = []
+    expected: dict[str, np.ndarray] = {}
+    for way in WAYS:
+        row: dict[str, Any] = {"name": way.name}
+        rows.append(row)
+        if time.perf_counter() - began > BUDGET:
+            row["left_out"] = True
+            continue
+        try:
+            with torch.no_grad(), _switches(way):
+                row |= _measured(way, vae, latents, subject.model.processor, expected)
+        except Exception as error:  # noqa: BLE001  # the others are worth having all the same
+            row["raised"] = f"{type(error).__name__}: {error}"[:500]
+            traceback.print_exc()
+        torch.cuda.empty_cache()
+        print(row, flush=True)
+    return rows
+
+
+def _measured(way: Way, stock: Any, latents: torch.Tensor, processor: Any, expected: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Decode once to warm up and ``RUNS`` times by the clock."""
+    encoder, stock.encoder = stock.encoder, None
+    try:
+        vae = copy.deepcopy(stock).to(way.dtype)
+    finally:
+        stock.encoder = encoder
+    refined(vae, channels_last=way.channels_last, compiles=way.compiled == "norms")
+    make = _stock(vae, latents, processor) if way.length == 0 else _chunked(way, vae, latents)
+    begun = time.perf_counter()
+    frames = make()
+    first = time.perf_counter() - begun
+    expected.setdefault("stock", frames)
+    torch.cuda.empty_cache()
+    wait(latents.device)
+    torch.cuda.reset_peak_memory_stats(latents.device)
+    held = torch.cuda.memory_allocated(latents.device)
+    seconds = []
+    for _ in range(RUNS):
+        begun = time.perf_counter()
+        frames = make()
+        seconds.append(time.perf_counter() - begun)
+    if not way.tf32:
+        expected["float32"] = frames
+    row = {
+        "first_seconds": round(first, 3),
+        "seconds": round(statistics.median(seconds), 4),
+        "all_seconds": [round(one, 4) for one in seconds],
+        "peak_gib_beyond_weights": round((torch.cuda.max_memory_allocated(latents.device) - held) / 2**30, 2),
+        "against_stock": _error(frames, expected["stock"]),
+    }
+    if "float32" in expected:
+        row["against_float32"] = _error(frames, expected["float32"])
+    return row
+
+
+def _stock(vae: Any, latents: torch.Tensor, processor: Any) -> Callable[[], np.ndarray]:
+    return lambda: decode(vae, latents, processor)
+
+
+def _chunked(way: Way, vae: Any, latents: torch.Tensor) -> Callable[[], np.ndarray]:
+    walk = Walk(vae.decoder, _compiled_activation() if way.compiled == "activate" else None)
+    layout = torch.channels_last_3d if way.channels_last else torch.contiguous_format
+    rest: Callable[[Any], Any] | None = None
+    if way.compiled == "chunk":
+        rest = torch.compile(walk.rest, dynamic=False, fullgraph=True)
+    if way.graph:
+        rest = _Graphed(walk)
+
+    def make() -> np.ndarray:
+        behind = prepared(vae, latents).contiguous(memory_format=layout)
+        size = (1 + 4 * (latents.shape[2] - 1), 8 * latents.shape[3], 8 * latents.shape[4], 3)
+        frames, at = torch.empty(size, dtype=torch.uint8, pin_memory=True), 0
+        for chunk in decoded(walk, behind, way.length, rest):
+            frames[at : at + len(chunk)].copy_(chunk, non_blocking=True)
+            at += len(chunk)
+        wait(latents.device)
+        return frames.numpy()
+
+    return make
+
+
+def _compiled_activation() -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    def activated(x: torch.Tensor, gamma: torch.Tensor, scale: float) -> torch.Tensor:
+        normal = torch.nn.functional.normalize(x.float(), dim=1).to(x.dtype)
+        return torch.nn.functional.silu(normal * scale * gamma)
+
+    compiled = torch.compile(activated, dynamic=False, fullgraph=True)
+    return lambda norm, x: compiled(x, norm.gamma, norm.scale)
+
+
+class _Graphed:
+    """A chunk as a CUDA graph, captured at its second call: the first makes what the libraries make once."""
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk, self._calls = walk, 0
+        self._graph = torch.cuda.CUDAGraph()
+
+    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
+        self._calls += 1
+        if self._calls == 1:
+            return self._walk.rest(latents)
+        if self._calls == 2:  # noqa: PLR2004  # the second
+            self._latents = latents.clone()
+            with torch.cuda.graph(self._graph):
+                self._made = self._walk.rest(self._latents)
+        self._latents.copy_(latents)
+        self._graph.replay()
+        return self._made
+
+
+def _error(frames: np.ndarray, expected: np.ndarray) -> dict[str, float | None]:
+    """Return the largest and the mean difference in grey levels, the PSNR in dB (None for equal bytes), and the clip's spread."""
+    squares = largest = total = 0.0
+    for one, other in zip(frames, expected, strict=True):
+        off = np.abs(one.astype(np.int16) - other.astype(np.int16))
+        largest = max(largest, float(off.max()))
+        total += float(off.mean())
+        squares += float((off.astype(np.float32) ** 2).mean())
+    square = squares / len(frames)
+    psnr = None if square == 0 else round(float(10 * np.log10(255**2 / square)), 2)
+    return {
+        "largest": largest,
+        "mean": round(total / len(frames), 5),
+        "psnr_db": psnr,
+        "spread": round(float(expected[-1].std()), 2),
+    }
+
+
+@contextmanager
+def _switches(way: Way) -> Iterator[None]:
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32, cudnn.benchmark = way.tf32, way.benchmark
+    torch.compiler.reset()
+    torch._dynamo.config.recompile_limit = 64  # noqa: SLF001  # one for each shape of a norm
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cudnn.benchmark = before

@@ -1,0 +1,155 @@
+"""Diffusers' Wan 2.1 decoder walked chunk by chunk: the same layers and the same arithmetic, with less copying.
+
+Stock decodes one latent frame at a time, keeps what its causal convolutions look back on in a list, pads every input by a copy
+and joins the frames made so far once for every chunk. Here a chunk may have several latent frames, every convolution keeps its
+two past frames in a tensor of its own (zeros before the first frame, which is what stock pads with), borders are padded inside
+the convolution, and each chunk leaves as bytes. Shapes are the same for every chunk of a length, so that one can be compiled or
+captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_PAST = 2
+"""Frames that a causal convolution over three frames looks back on."""
+Activate = Callable[[Any, "torch.Tensor"], "torch.Tensor"]
+
+
+class Walk:
+    """The decoder of a VAE (``vae.decoder``, batch 1) and the past frames of its convolutions. Not safe across threads."""
+
+    def __init__(self, decoder: Any, activate: Activate | None = None) -> None:
+        """``activate(norm, x)`` computes a norm and the SiLU after it; without it, by the modules themselves."""
+        self._decoder = decoder
+        self._activate = activate or _activated
+        self._past: list[torch.Tensor] = []
+        self._next = 0
+
+    def begin(self) -> None:
+        """Forget what came before: the next chunk is a clip's first, of one latent frame."""
+        for past in self._past:
+            past.zero_()
+
+    def drop(self) -> None:
+        """Give the memory of the past frames back."""
+        self._past.clear()
+
+    def first(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the frame of a clip's first latent frame, (1, z, 1, h, w) to (1, 3, 1, 8h, 8w)."""
+        return self._walk(latents, doubles=False)
+
+    def rest(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the frames of the following latent frames, (1, z, n, h, w) to (1, 3, 4n, 8h, 8w)."""
+        return self._walk(latents, doubles=True)
+
+    def _walk(self, x: torch.Tensor, *, doubles: bool) -> torch.Tensor:
+        decoder, self._next = self._decoder, 0
+        x = self._causal(decoder.conv_in, x)
+        first, *others = decoder.mid_block.resnets
+        x = self._residual(first, x)
+        for attention, resnet in zip(decoder.mid_block.attentions, others, strict=True):
+            x = self._residual(resnet, attention(x))
+        for block in decoder.up_blocks:
+            for resnet in block.resnets:
+                x = self._residual(resnet, x)
+            for upsampler in block.upsamplers or ():
+                x = self._upsampled(upsampler, x, doubles=doubles)
+        return self._causal(decoder.conv_out, self._activate(decoder.norm_out, x))
+
+    def _residual(self, block: Any, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        shortcut = x if isinstance(block.conv_shortcut, torch.nn.Identity) else self._causal(block.conv_shortcut, x)
+        x = self._causal(block.conv1, self._activate(block.norm1, x))
+        x = self._causal(block.conv2, self._activate(block.norm2, x))
+        return x + shortcut
+
+    def _causal(self, conv: Any, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if conv.kernel_size[0] > 1:
+            if self._next == len(self._past):
+                batch, channels, _, height, width = x.shape
+                shape, layout = (batch, channels, _PAST, height, width), _layout(x)
+                self._past.append(torch.zeros(shape, dtype=x.dtype, device=x.device).to(memory_format=layout))
+            past = self._past[self._next]
+            self._next += 1
+            x = torch.cat([past, x], dim=2)
+            past.copy_(x[:, :, -_PAST:])
+        width, _, height, *_ = conv._padding  # noqa: SLF001  # the padding that the layer itself applies by a copy
+        return torch.nn.functional.conv3d(x, conv.weight, conv.bias, padding=(0, height, width))
+
+    def _upsampled(self, block: Any, x: torch.Tensor, *, doubles: bool) -> torch.Tensor:
+        import torch
+
+        batch, channels, count, height, width = x.shape
+        if block.mode == "upsample3d" and doubles:
+            x = self._causal(block.time_conv, x)
+            if x.is_contiguous():
+                x = x.view(batch, 2, channels, count, height, width).permute(0, 2, 3, 1, 4, 5)
+                x = x.reshape(batch, channels, 2 * count, height, width)
+            else:
+                x = x.permute(0, 2, 3, 4, 1).reshape(batch, count, height, width, 2, channels).permute(0, 1, 4, 2, 3, 5)
+                x = x.reshape(batch, 2 * count, height, width, channels).permute(0, 4, 1, 2, 3)
+            count *= 2
+        elif block.mode == "upsample3d" and len(self._past) == self._next:
+            # the first chunk passes by: the past of what follows is found by its place
+            self._past.append(x.new_zeros((batch, channels, _PAST, height, width)).to(memory_format=_layout(x)))
+            self._next += 1
+        elif block.mode == "upsample3d":
+            self._next += 1
+        x = x.permute(0, 2, 1, 3, 4).reshape(batch * count, channels, height, width)
+        x = torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest-exact")
+        x = block.resample[1](x)
+        return x.view(batch, count, x.shape[1], x.shape[2], x.shape[3]).permute(0, 2, 1, 3, 4)
+
+
+def decoded(walk: Walk, prepared: torch.Tensor, length: int, rest: Callable[[Any], Any] | None = None) -> Iterator[torch.Tensor]:
+    """Yield the frames of latents (1, z, T, h, w), ``post_quant_conv`` behind them, in chunks as uint8 (n, height, width, 3).
+
+    The first chunk has one frame, the others four for each of ``length`` latent frames. ``rest`` stands in for ``walk.rest``.
+    """
+    walk.begin()
+    yield as_bytes(walk.first(prepared[:, :, :1]))
+    for start in range(1, prepared.shape[2], length):
+        chunk = prepared[:, :, start : start + length]
+        whole = chunk.shape[2] == length
+        yield as_bytes((rest or walk.rest)(chunk) if whole else walk.rest(chunk))
+
+
+def as_bytes(pixels: torch.Tensor) -> torch.Tensor:
+    """Return pixels (1, 3, n, height, width) around -1 to 1 as uint8 RGB (n, height, width, 3), as diffusers rounds them."""
+    import torch
+
+    frames = (pixels.float().clamp(-1.0, 1.0) * 0.5 + 0.5).clamp(0, 1)
+    return (frames[0].permute(1, 2, 3, 0) * 255).round().to(torch.uint8)
+
+
+def prepared(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Return normalised latents as the decoder takes them: scaled back, and through ``post_quant_conv``."""
+    import torch
+
+    latents = latents.to(vae.device, dtype=vae.dtype)
+    shape = (1, vae.config.z_dim, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents.device, latents.dtype)
+    std = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(latents.device, latents.dtype)
+    made: torch.Tensor = vae.post_quant_conv(latents / std + mean)
+    return made
+
+
+def _activated(norm: Any, x: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.nn.functional.silu(norm(x))
+
+
+def _layout(x: torch.Tensor) -> torch.memory_format:
+    import torch
+
+    last = x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
+    return torch.channels_last_3d if last else torch.contiguous_format
