@@ -28,6 +28,7 @@ TEXT_ONLY = replace(
     loras=False,
     solvers=frozenset({"unipc"}),
     presets=(),
+    advice="the large one can",
     bounds=SizeBounds(min_side=64, max_side=256, max_pixels=128 * 256, max_frames=17, multiple=32),
 )
 ENHANCER = ModelInfo(name="qwen", family="qwen", runner="qwen_enhance", kind="enhance")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, strategies as st
 
-from tests.sample_jobs import DRAWN_SEED, MODELS, POLICY, WAN, payload, resolve
+from tests.sample_jobs import DRAWN_SEED, MODELS, POLICY, TEXT_ONLY, WAN, payload, resolve
 from wan_host import FrameProcessor, FrameStep, InvalidJob, Lora, ReferenceMode, UnsupportedRequest, WanHostError
 from wan_host.errors import UnknownModel
 from wan_host.job import JobPolicy, resolve_job
@@ -427,10 +427,17 @@ def test_an_exact_copy_is_the_only_case_that_clamps(given, expected):
         ({"image": "a"}, "image_fast", "config.image: model text-only cannot do image-to-image"),
     ],
 )
-def test_what_a_model_cannot_do_is_refused_by_name(config, job_type, word):
+def test_what_a_model_cannot_do_is_refused_with_the_models_that_can(config, job_type, word):
     frames = {"frames": 9} if job_type == "video_fast" else {}
     small = {"model": "text-only", "width": 96, "height": 96, "sample_solver": "unipc"} | frames
-    assert refusal(small | config, type=job_type, kind=UnsupportedRequest) == word
+    able = "; of the installed models, wan-1.3b can; the large one can"
+    assert refusal(small | config, type=job_type, kind=UnsupportedRequest) == word + able
+
+
+def test_where_no_model_can_none_is_named():
+    given = {"model": "text-only", "width": 96, "height": 96, "frames": 9, "sample_solver": "unipc", "reference_images": ["a"]}
+    alone = {"text-only": replace(TEXT_ONLY, advice=""), "qwen": MODELS["qwen"]}
+    assert refusal(given, models=alone, kind=UnsupportedRequest).endswith("model text-only takes at most 0")
 
 
 def test_a_solver_that_the_model_lacks_is_refused():

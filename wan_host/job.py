@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -132,7 +132,7 @@ def resolve_job(payload: Payload, *, models: Mapping[str, ModelInfo], policy: Jo
         loras=tuple(_lora(index, entry) for index, entry in enumerate(config.loras or ())),
     )
     _check_size(model, request)
-    _check_features(model, request, subjects=len(config.reference_images or ()))
+    _check_features(model, request, subjects=len(config.reference_images or ()), models=models)
     request = plan(request, _processors(config.postprocess or (), policy.frame_processors))
     return Job(
         id=payload.id,
@@ -330,23 +330,34 @@ def _check_size(model: ModelInfo, request: GenerationRequest) -> None:
         raise InvalidJob("config.frames", request.frames, f"model {model.name} makes 1 to {bounds.max_frames}")
 
 
-def _check_features(model: ModelInfo, request: GenerationRequest, *, subjects: int) -> None:
-    """Refuse by name what the model cannot do."""
+def _check_features(model: ModelInfo, request: GenerationRequest, *, subjects: int, models: Mapping[str, ModelInfo]) -> None:
+    """Refuse what the model cannot do, and name those that can."""
     if request.sample_solver not in model.solvers:
         raise InvalidJob("config.sample_solver", request.sample_solver, f"model {model.name} has {_listed(model.solvers)}")
     if request.preset not in _presets(model):
         raise InvalidJob("config.preset", request.preset, f"model {model.name} has {_listed(_presets(model))}")
-    if request.loras and not model.loras:
-        raise UnsupportedRequest(f"config.loras: model {model.name} takes no adapters")
-    if subjects > model.max_subject_references:
-        most = model.max_subject_references
-        raise UnsupportedRequest(f"config.reference_images: {subjects} given, model {model.name} takes at most {most}")
     image_to_image = request.media == "image" and request.reference_mode is ReferenceMode.SINGLE
-    if image_to_image and not model.image_to_image:
-        raise UnsupportedRequest(f"config.image: model {model.name} cannot do image-to-image")
-    if not image_to_image and request.reference_mode not in model.reference_modes:
-        modes = _listed(mode.value for mode in model.reference_modes)
-        raise UnsupportedRequest(f"config.reference_mode: model {model.name} does {modes}, not {request.reference_mode.value!r}")
+    modes, most = _listed(mode.value for mode in model.reference_modes), model.max_subject_references
+    features: tuple[tuple[Callable[[ModelInfo], bool], str], ...] = (
+        (lambda one: one.loras or not request.loras, f"config.loras: model {model.name} takes no adapters"),
+        (
+            lambda one: subjects <= one.max_subject_references,
+            f"config.reference_images: {subjects} given, model {model.name} takes at most {most}",
+        ),
+        (
+            lambda one: one.image_to_image or not image_to_image,
+            f"config.image: model {model.name} cannot do image-to-image",
+        ),
+        (
+            lambda one: image_to_image or request.reference_mode in one.reference_modes,
+            f"config.reference_mode: model {model.name} does {modes}, not {request.reference_mode.value!r}",
+        ),
+    )
+    for can, refusal in features:
+        if not can(model):
+            able = [name for name, one in models.items() if one.kind == "generate" and can(one)]
+            installed = f"; of the installed models, {_listed(able)} can" if able else ""
+            raise UnsupportedRequest(refusal + installed + (f"; {model.advice}" if model.advice else ""))
 
 
 def _processors(asked: Iterable[str], known: Mapping[str, FrameProcessor]) -> list[tuple[str, FrameProcessor]]:

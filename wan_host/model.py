@@ -63,7 +63,8 @@ class ModelInfo:
     ``runner`` is the entry-point name of the plugin whose ``load_model`` and ``generate`` (or ``enhance_prompt``, for
     ``kind="enhance"``) serve it; a fine-tune names another plugin's runner and a ``path``, and needs no code of its own.
     ``path`` is a local folder or a pinned hub id. ``options`` goes to the runner as it stands. ``vram_mib`` is what the
-    loaded weights need (0: unknown). ``prompt_tokens`` is how long an enhanced prompt may be, in tokens of the model's text
+    loaded weights need (0: unknown). ``advice`` ends the refusal of what this model cannot do: a clause that names one that
+    can. ``prompt_tokens`` is how long an enhanced prompt may be, in tokens of the model's text
     encoder. ``job_types`` maps every job type that the model serves to its defaults.
     """
 
@@ -78,6 +79,7 @@ class ModelInfo:
     image_to_image: bool = False
     max_subject_references: int = 0
     loras: bool = False
+    advice: str = ""
     solvers: frozenset[Solver] = frozenset({"unipc", "dpm++"})
     presets: tuple[str, ...] = ("exact",)
     bounds: SizeBounds = SizeBounds()

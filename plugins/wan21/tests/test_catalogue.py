@@ -30,6 +30,14 @@ def test_a_checkpoint_in_the_data_folder_is_offered(tiny_folder, tmp_path):
     assert model.image_to_image
 
 
+def test_what_a_text_checkpoint_cannot_do_is_refused_with_the_checkpoint_that_can(tiny_folder, tmp_path):
+    (tmp_path / "wan2.1-t2v-1.3b").symlink_to(tiny_folder("t2v"))
+    (tmp_path / "wan2.1-vace-1.3b").symlink_to(tiny_folder("vace"))
+    vace, plain = offered_models(Wan21Settings(models_dir=tmp_path))
+    assert "Wan-AI/Wan2.1-VACE-1.3B-diffusers can: `wan-host models pull wan2.1-vace-1.3b`" in plain.advice
+    assert vace.advice == "", "it can do everything"
+
+
 def test_the_defaults_are_those_of_the_wire_contract(tiny_folder, tmp_path):
     (tmp_path / "wan2.1-vace-1.3b").symlink_to(tiny_folder("vace"))
     (model,) = offered_models(Wan21Settings(models_dir=tmp_path))

@@ -23,6 +23,7 @@ _MIB = 2**20
 _WEIGHT_BYTES = {"transformer": 2, "text_encoder": 2, "vae": 4, "image_encoder": 4}
 _SHIFTS = {Kind.FLF2V: 16.0, Kind.I2V: 3.0}
 """Shifts of the checkpoints' own schedulers (convert_wan_to_diffusers.py); elsewhere the wire contract's 5."""
+_ADVICE = f"the checkpoint {VACE_CHECKPOINT} can: `wan-host models pull wan2.1-vace-1.3b`"
 _log = logging.getLogger("wan_host_wan21")
 
 
@@ -137,6 +138,7 @@ def describe(
         image_to_image=checkpoint.image_to_image,
         max_subject_references=MAX_SUBJECTS if checkpoint.adapter else 0,
         loras=True,
+        advice="" if checkpoint.adapter else _ADVICE,
         vram_mib=weights,
         random_weights=checkpoint.random_weights,
         options={"adapters": adapters} if adapters else {},
