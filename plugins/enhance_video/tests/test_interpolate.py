@@ -10,18 +10,6 @@ from wan_host import JobCancelled
 from wan_host.testing.media import psnr
 
 
-class Context:
-    """A job that is cancelled at its ``cancel_at``-th sign of life."""
-
-    def __init__(self, cancel_at=None):
-        self.beats, self.cancel_at = 0, cancel_at
-
-    def progress(self, note=""):
-        self.beats += 1
-        if self.beats == self.cancel_at:
-            raise JobCancelled("job was cancelled")
-
-
 def ground(height=96, width=128, seed=0):
     """A picture with detail at several sizes."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -81,9 +69,9 @@ def test_where_flow_says_nothing_frames_are_mixed():
 
 
 @pytest.mark.parametrize(("given", "count"), [(5, 9), (2, 3), (42, 83), (5, 8), (3, 3), (1, 1)])
-def test_the_number_is_exact_and_the_first_and_the_last_frame_stay_bit_for_bit(given, count):
+def test_the_number_is_exact_and_the_first_and_the_last_frame_stay_bit_for_bit(given, count, context):
     clip = moving(given, ground(48, 64), step=1)
-    made = retime(clip, count, Context())
+    made = retime(clip, count, context)
     assert made.shape == (count, 48, 64, 3)
     assert np.array_equal(made[0], clip[0])
     assert np.array_equal(made[-1], clip[-1])
@@ -91,21 +79,21 @@ def test_the_number_is_exact_and_the_first_and_the_last_frame_stay_bit_for_bit(g
         assert np.array_equal(made[::2], clip)
 
 
-def test_frames_are_spread_evenly_where_they_do_not_fall_on_given_ones(monkeypatch):
+def test_frames_are_spread_evenly_where_they_do_not_fall_on_given_ones(monkeypatch, context):
     asked = []
     monkeypatch.setattr(motion, "in_between", lambda first, second, times: asked.append(times) or [first] * len(times))
-    retime(np.zeros((5, 32, 32, 3), np.uint8), 8, Context())
+    retime(np.zeros((5, 32, 32, 3), np.uint8), 8, context)
     times = sorted(round(7 * (before + t)) for before, part in enumerate(asked) for t in part)
     assert times == sorted(round(7 * (4 * index / 7 % 1 + 4 * index // 7)) for index in range(1, 7))
 
 
 @pytest.mark.parametrize("side", [16, 20, 33])
-def test_small_pictures_can_be_interpolated(side):
+def test_small_pictures_can_be_interpolated(side, context):
     clip = np.stack([ground(side, 2 * side, seed=seed) for seed in (1, 2)])
-    assert retime(clip, 3, Context()).shape == (3, side, 2 * side, 3)
+    assert retime(clip, 3, context).shape == (3, side, 2 * side, 3)
 
 
-def test_the_same_frames_come_out_whatever_the_number_of_cores(monkeypatch):
+def test_the_same_frames_come_out_whatever_the_number_of_cores(monkeypatch, context):
     """Dense inverse search gives other results with another number of threads of OpenCV's."""
     clip = moving(4, ground())
     made = []
@@ -113,27 +101,28 @@ def test_the_same_frames_come_out_whatever_the_number_of_cores(monkeypatch):
         for cores in (1, 3):
             cv2.setNumThreads(cores)
             monkeypatch.setattr(threads, "_cores", lambda cores=cores: cores)
-            made.append(retime(clip, 7, Context()))
+            made.append(retime(clip, 7, context))
             assert cv2.getNumThreads() == cores, "other users of OpenCV get their threads back"
     finally:
         cv2.setNumThreads(-1)
     assert np.array_equal(*made)
 
 
-def test_a_cancel_ends_it_before_the_next_pieces_begin(monkeypatch):
+def test_a_cancel_ends_it_before_the_next_pieces_begin(monkeypatch, context):
     monkeypatch.setattr(threads, "_cores", lambda: 1)
     begun = []
     real = motion.in_between
     monkeypatch.setattr(motion, "in_between", lambda *given: begun.append(1) or real(*given))
+    context.cancel_at = 2
     with pytest.raises(JobCancelled):
-        retime(moving(20, ground()), 39, Context(cancel_at=2))
+        retime(moving(20, ground()), 39, context)
     assert len(begun) < 6
 
 
-def test_an_error_in_a_piece_is_raised(monkeypatch):
+def test_an_error_in_a_piece_is_raised(monkeypatch, context):
     def fail(*_):
         raise MemoryError("no room")
 
     monkeypatch.setattr(motion, "in_between", fail)
     with pytest.raises(MemoryError, match="no room"):
-        retime(moving(3, ground()), 5, Context())
+        retime(moving(3, ground()), 5, context)

@@ -13,16 +13,6 @@ from wan_host import JobCancelled
 from wan_host.testing.media import psnr
 
 
-class Context:
-    def __init__(self, cancel_at=None):
-        self.beats, self.cancel_at = 0, cancel_at
-
-    def progress(self, note=""):
-        self.beats += 1
-        if self.beats == self.cancel_at:
-            raise JobCancelled("job was cancelled")
-
-
 def scene(height=128, width=192):
     """A star and a disc on a soft ground, without jagged edges."""
     large = np.full((4 * height, 4 * width, 3), (60, 90, 120), np.uint8)
@@ -64,16 +54,16 @@ def test_a_flat_picture_stays_flat():
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 33), (1, 1)])
-def test_every_size_is_doubled(height, width):
+def test_every_size_is_doubled(height, width, context):
     clip = np.random.default_rng(2).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
-    made = enlarge_all(clip, Context())
+    made = enlarge_all(clip, context)
     assert made.shape == (3, 2 * height, 2 * width, 3)
     assert np.array_equal(made[1], enlarge(clip[1]))
 
 
-def test_a_cancel_ends_it_before_the_next_frames_begin(monkeypatch):
+def test_a_cancel_ends_it_before_the_next_frames_begin(monkeypatch, context):
     monkeypatch.setattr(threads, "_cores", lambda: 1)
-    context = Context(cancel_at=2)
+    context.cancel_at = 2
     with pytest.raises(JobCancelled):
         enlarge_all(np.zeros((50, 64, 64, 3), np.uint8), context)
     assert context.beats == 2
