@@ -8,33 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.lanes import lane_fakes
 from wan_host.checkpoint import Checkpoint, CheckpointRejected, identify, read, step_of, write
 from wan_host.model import ModelInfo, ReferenceMode
-from wan_host.request import GenerationRequest, Lora, References
+from wan_host.request import Lora, References
 
 IDENTITY = {"job": "job-1", "request": "abc", "device": "NVIDIA H100"}
 MODEL = ModelInfo(name="tiny", family="wan", runner="wan21", path="/models/tiny", options={"adapters": [("a", 1.0)]})
 
 
 def request(**changes):
-    values = {
-        "job_id": "job-1",
-        "job_type": "video_fast",
-        "media": "video",
-        "prompt": "a red circle",
-        "width": 128,
-        "height": 128,
-        "frames": 9,
-        "fps": 8,
-        "num_inference_steps": 4,
-        "guidance_scale": 5.0,
-        "sample_shift": 3.0,
-        "sample_solver": "unipc",
-        "seed": 7,
-        "references": References(image=np.zeros((8, 8, 3), np.uint8)),
-        "loras": (Lora(name="a"),),
-    }
-    return GenerationRequest(**{**values, **changes})
+    """A request with what a digest must look into."""
+    return lane_fakes.request(
+        **{"references": References(image=np.zeros((8, 8, 3), np.uint8)), "loras": (Lora(name="a"),), **changes}
+    )
 
 
 @pytest.fixture
