@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wan_host.errors import DeadlineExceeded, JobCancelled
-from wan_host.run import Run
+from wan_host.run import Expected, Run
 
 
 class Clock:
@@ -94,6 +94,29 @@ def test_each_image_of_a_job_is_estimated_anew(clock):
     one.stepped("denoise", 2, 2)
     one.stepped("denoise", 1, 2)
     assert one.seconds_left() is None
+
+
+def test_a_lane_is_about_to_be_free_when_the_last_step_is_done(clock):
+    one = run()
+    one.stepped("denoise", 1, 1)
+    assert one.seconds_left() == 0
+    one.stepped("decode", 1, 1)
+    assert one.seconds_left() == 0
+
+
+def test_before_the_pace_is_known_the_lane_needs_what_such_jobs_took_before(clock):
+    one = run(expected=Expected(before=3, denoise=8, after=1))
+    one.stepped("text_encode", 0, 0)
+    assert one.lane_seconds_left() is None
+    one.stepped("denoise", 0, 0)
+    clock.pass_(3)
+    assert one.lane_seconds_left() == pytest.approx(5)
+    clock.pass_(30)
+    assert 0 < one.lane_seconds_left() < 0.1, "not free yet: its steps are not done"
+    one.stepped("denoise", 1, 4)
+    clock.pass_(2)
+    one.stepped("denoise", 2, 4)
+    assert one.lane_seconds_left() == one.seconds_left() == pytest.approx(4)
 
 
 @pytest.mark.parametrize("stage", ["encode", "postprocess", "spool", "publish", "report"])

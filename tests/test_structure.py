@@ -25,6 +25,7 @@ LAYERS = (
         "lane_pool",
         "readiness",
         "retention",
+        "capacity",
         "checkpoint_store",
         "stages",
         "delivery",

@@ -80,11 +80,17 @@ class Outbox:
         self._queue, self._hooks, self._metrics = queue, hooks, metrics
         self._timeout, self._give_up_after = timeout, give_up_after
         self._due = asyncio.Event()
+        self._delivering = False
         self._server_offset = time.time() - time.monotonic()
 
     def wake(self) -> None:
         """Say that a report may be due."""
         self._due.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether reports are being delivered, or may be due."""
+        return self._delivering or self._due.is_set()
 
     def set_clock(self, server_time: float) -> None:
         """Learn the queue server's time: the ages of reports are reckoned by it."""
@@ -95,6 +101,7 @@ class Outbox:
         while True:
             await self._due.wait()
             self._due.clear()
+            self._delivering = True
             try:
                 await self.drain()
             except QueueUnavailable as error:
@@ -103,6 +110,8 @@ class Outbox:
             except Exception:
                 log.exception("outbox failed")
                 self._wake_in(_QUEUE_PAUSE)
+            finally:
+                self._delivering = False
 
     async def drain(self) -> None:
         """Deliver everything that is due now."""

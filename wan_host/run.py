@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _DENOISE = frozenset({"denoise", "generate"})
+_SOON = 0.001
+"""Seconds left of a job that should be past its steps by now, and is not."""
 _AFTER_LANE = frozenset({"encode", "postprocess", "spool", "publish", "report"})
 
 
@@ -147,13 +149,20 @@ class Run:
 
     def seconds_left(self) -> float | None:
         """Estimate how long the lane still needs, from the pace of its steps; None before it is known, 0 when it is done."""
-        if self.stage in _AFTER_LANE:
+        if self.stage in _AFTER_LANE or 0 < self.total <= self.step:
             return 0.0
         if self._first_step is None or self.step <= self._first_step[1]:
             return None
         since, first = self._first_step
         pace = (self._last_step - since) / (self.step - first)
         return max(0.0, pace * (self.total - self.step) - (time.monotonic() - self._last_step))
+
+    def lane_seconds_left(self) -> float | None:
+        """Estimate as ``seconds_left``; while denoising has only begun, by what such jobs took before."""
+        left = self.seconds_left()
+        if left is not None or self.expected is None or self._denoising is None:
+            return left
+        return max(_SOON, self.expected.denoise - (time.monotonic() - self._denoising))
 
     def step_seconds(self) -> float | None:
         """Seconds of a denoising step: as measured, else as expected; None where neither is known."""

@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     max_entry_bytes: int = Field(default=1 << 20, ge=1024, le=10_000_000)
     idle_seconds: float | None = Field(default=None, gt=0)
     prefetch_seconds: float = Field(default=20, ge=0)
+    overlap: bool = True
     checkpoint_every: int | None = Field(default=None, ge=1)
     checkpoint_store: bool = False
     checkpoint_hours: float = Field(default=48, gt=0)

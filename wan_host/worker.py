@@ -13,6 +13,7 @@ import structlog
 
 from wan_host import __version__
 from wan_host.attempt import Attempts
+from wan_host.capacity import jobs_to_claim
 from wan_host.connection import connect
 from wan_host.costs import CostModel
 from wan_host.delivery import Outbox
@@ -35,8 +36,6 @@ from wan_host.tracing import open_tracer
 
 _IDLE_WAIT = 5.0
 _BUSY_WAIT = 0.25
-_BACKLOG_PER_LANE = 4
-"""Runs that may be encoding or publishing beside each lane's own before the worker stops claiming."""
 _RECONNECT_SECONDS = 2.0
 log = structlog.get_logger("wan_host.worker")
 
@@ -235,7 +234,7 @@ class Worker:
                 self._busy_until = time.monotonic()
             if self._draining and leases.adopted and not self.runs():
                 return
-            wanted = self._capacity()
+            wanted = self._capacity(outbox)
             if wanted == 0:
                 await self._wait_for_change(_BUSY_WAIT)
                 continue
@@ -270,19 +269,14 @@ class Worker:
             log.info("idle for too long, the worker ends", seconds=longest)
         return self._once or self.idle_too_long
 
-    def _capacity(self) -> int:
-        """How many jobs to claim now: for every lane that is free, and one ahead where a lane is about to be."""
+    def _capacity(self, outbox: Outbox) -> int:
+        """How many jobs to claim now."""
         if self._draining or not self._readiness.has_room:
             return 0
-        left = [run.seconds_left() for run in self.runs()]
-        in_lanes = [seconds for seconds in left if seconds is None or seconds > 0]
-        if len(left) - len(in_lanes) >= _BACKLOG_PER_LANE * self.pool.generate_lanes:
-            return 0
-        free = self.pool.generate_lanes - len(in_lanes)
-        if free > 0:
-            return free
-        ending = any(seconds is not None and seconds <= self.settings.prefetch_seconds for seconds in in_lanes)
-        return 1 if free == 0 and ending else 0
+        runs, lanes = self.runs(), self.pool.generate_lanes
+        if not self.settings.overlap:
+            return 0 if outbox.busy else max(0, lanes - len(runs))
+        return jobs_to_claim(runs, lanes=lanes, prefetch_seconds=self.settings.prefetch_seconds)
 
     async def _idle(self, queue: JobQueue) -> None:
         waiting = asyncio.create_task(queue.wait(_IDLE_WAIT))
