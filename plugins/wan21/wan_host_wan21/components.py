@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from wan_host import ModelLoadFailed
 from wan_host_wan21.checkpoint import Checkpoint
+from wan_host_wan21.weights import fill, outline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     import torch
 
     from wan_host import LaneContext
 
+PARTS = ("text_encoder", "vae", "transformer", "image_encoder")
+"""Folders of a checkpoint with weights, and attributes of Components: the largest first."""
 _PLAIN_MODULES = ("rope", "patch_embedding", "condition_embedder", "blocks", "norm_out", "proj_out", "scale_shift_table")
 
 
@@ -46,7 +49,7 @@ class Components:
 
     def modules(self) -> tuple[Any, ...]:
         """Return every distinct torch module that holds weights."""
-        modules = (self.text_encoder, self.vae, self.transformer, self.image_encoder)
+        modules = (getattr(self, name) for name in PARTS)
         return tuple(module for module in modules if module is not None)
 
     def share_modules(self) -> None:
@@ -64,59 +67,73 @@ def compute_dtype(device: str) -> torch.dtype:
 
 
 def load_components(checkpoint: Checkpoint, context: LaneContext) -> Components:
-    """Load every part from the folder into the CPU's memory.
+    """Load every part to ``context.device``. Raise as the two steps do."""
+    components = outline_components(checkpoint, context)
+    fill_components(components, checkpoint, context)
+    return components
 
-    Raise ModelLoadFailed, naming the part, where a file is corrupt or keys are missing.
+
+def outline_components(checkpoint: Checkpoint, context: LaneContext) -> Components:
+    """Build every part by its configuration, in the dtypes for ``context.device`` and without weights: nothing large is read.
+
+    Raise ModelLoadFailed, naming the part, where a configuration or the tokenizer is unusable.
     """
-    import torch
-    from diffusers import AutoencoderKLWan, WanTransformer3DModel, WanVACETransformer3DModel
     from diffusers.utils import logging as diffusers_logging
-    from transformers import AutoTokenizer, UMT5EncoderModel
+    from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     # A lane's progress goes through its context; bars on its standard error would only tear the host's log.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    path, dtype, adapter = checkpoint.path, compute_dtype(context.device), checkpoint.adapter
-    loaded: dict[str, Any] = {"image_encoder": None, "image_processor": None}
+    path = checkpoint.path
+    built: dict[str, Any] = {}
     with _naming(path / "tokenizer"):
-        loaded["tokenizer"] = AutoTokenizer.from_pretrained(path / "tokenizer")
+        built["tokenizer"] = AutoTokenizer.from_pretrained(path / "tokenizer")
     if (path / "image_processor").is_dir():
         from transformers import AutoImageProcessor
 
         with _naming(path / "image_processor"):
-            loaded["image_processor"] = AutoImageProcessor.from_pretrained(path / "image_processor", backend="pil")
+            built["image_processor"] = AutoImageProcessor.from_pretrained(path / "image_processor", backend="pil")
     context.progress("tokenizer loaded")
-    parts: list[tuple[Any, str, torch.dtype]] = [
-        (UMT5EncoderModel, "text_encoder", dtype),
+    for name, (cls, dtype) in _classes(checkpoint, compute_dtype(context.device)).items():
+        with _naming(path / name):
+            built[name] = outline(cls, path / name, dtype)
+    return Components(**built, adapter=checkpoint.adapter)
+
+
+def fill_components(
+    components: Components, checkpoint: Checkpoint, context: LaneContext, *, resting: Collection[str] = ()
+) -> None:
+    """Read the weights of outlined parts straight to ``context.device``; those of the parts in ``resting`` to the host's memory.
+
+    Raise ModelLoadFailed, naming the part, where a file is corrupt, keys are missing or left over, or a shape is wrong.
+    """
+    import torch
+
+    for name in PARTS:
+        module, folder = getattr(components, name), checkpoint.path / name
+        if module is not None:
+            with _naming(folder):
+                fill(module, folder, torch.device("cpu" if name in resting else context.device))
+            context.progress(f"{name} loaded")
+    components.share_modules()
+
+
+def _classes(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, tuple[Any, torch.dtype]]:
+    """Return the class and the dtype of every part with weights."""
+    import torch
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel, WanVACETransformer3DModel
+    from transformers import CLIPVisionModel, UMT5EncoderModel
+
+    parts: dict[str, tuple[Any, torch.dtype]] = {
+        "text_encoder": (UMT5EncoderModel, dtype),
         # Encoding in bfloat16 shifts trajectories (hao-ai-lab/FastVideo#1472): the VAE stays in float32.
-        (AutoencoderKLWan, "vae", torch.float32),
-        (WanVACETransformer3DModel if adapter else WanTransformer3DModel, "transformer", dtype),
-    ]
-    if (path / "image_encoder").is_dir():
-        from transformers import CLIPVisionModel
-
-        parts.append((CLIPVisionModel, "image_encoder", torch.float32))
-    for cls, name, kept in parts:
-        loaded[name] = _load(cls, path / name, kept).eval().requires_grad_(requires_grad=False)
-        context.progress(f"{name} loaded")
-    text_encoder = loaded["text_encoder"]
-    if text_encoder.shared.weight is not text_encoder.encoder.embed_tokens.weight:
-        # transformers 5.0-5.22 left the embedding at zeros (huggingface/transformers#43992): output without any prompt.
-        raise ModelLoadFailed(f"{path / 'text_encoder'}: the token embedding is not tied; use transformers>=5.23")
-    return Components(**loaded, adapter=adapter)
-
-
-def _load(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """Load one module and refuse weights that do not fit its configuration exactly."""
-    with _naming(folder):
-        # Given as an argument, dtype respects the modules that must stay in float32; a later .to(dtype) would flatten them.
-        module, info = cls.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        keys = sorted(str(key) for key in info.get(problem, ()))
-        if keys:
-            raise ModelLoadFailed(f"{folder}: {len(keys)} {problem.replace('_', ' ')}, such as {keys[0]}")
-    return module
+        "vae": (AutoencoderKLWan, torch.float32),
+        "transformer": (WanVACETransformer3DModel if checkpoint.adapter else WanTransformer3DModel, dtype),
+    }
+    if (checkpoint.path / "image_encoder").is_dir():
+        parts["image_encoder"] = (CLIPVisionModel, torch.float32)
+    return parts
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from wan_host import Lora, OutOfMemory
 from wan_host_wan21.acceleration import Acceleration
 from wan_host_wan21.checkpoint import Checkpoint, recognise
-from wan_host_wan21.components import Components, load_components
+from wan_host_wan21.components import Components, fill_components, outline_components
 from wan_host_wan21.decoding import decoder_of
 from wan_host_wan21.embeddings import PromptEmbeddings
 from wan_host_wan21.hub import fetch, parse
 from wan_host_wan21.loras import Loras
-from wan_host_wan21.memory import Placement
-from wan_host_wan21.placement import Placer, empty_cache
+from wan_host_wan21.memory import STILL, Placement
+from wan_host_wan21.placement import Placer, empty_cache, grow_segments
 from wan_host_wan21.previews import Previews
 from wan_host_wan21.references import Route
 from wan_host_wan21.sampling import generated_frames
@@ -149,14 +149,28 @@ def load(info: ModelInfo, context: LaneContext) -> Wan21:
     folder = Path(info.path).expanduser() if hub is None else fetch(hub, _HUB_FILES, f"model {info.name}", context)
     checkpoint = recognise(folder)
     with context.stage("load"):
-        components = load_components(checkpoint, context)
-        model = Wan21(info, checkpoint, components, context.device, read_settings())
-        model.placer.place(model.placer.admit_largest(info))
+        import torch
+
+        settings = read_settings()
+        if torch.device(context.device).type == "cuda":
+            grow_segments()
+        components = outline_components(checkpoint, context)
+        placement = Placer(components, torch.device(context.device), settings).admit_largest(info)
+        fill_components(components, checkpoint, context, resting=_resting(placement))
+        model = Wan21(info, checkpoint, components, context.device, settings)
+        model.placer.place(placement)
         context.progress(f"placed: {model.placer.current}")
-        if model.settings.warm_up and model.placer.current is Placement.RESIDENT and not model.loras.differ(()):
+        if model.settings.warm_up and model.placer.current in STILL and not model.loras.differ(()):
             shapes = {
                 (1 if kind.media == "image" else generated_frames(kind.frames), kind.width, kind.height)
                 for kind in info.job_types.values()
             }
             model.acceleration.warm_up(shapes, context.progress)
     return model
+
+
+def _resting(placement: Placement) -> frozenset[str]:
+    """Return the parts whose weights rest in the host's memory under a placement."""
+    if placement is Placement.RESIDENT:
+        return frozenset()
+    return frozenset({"text_encoder", "transformer"} if placement is Placement.LEAN else {"text_encoder"})
