@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch  # noqa: TID253  # a test of torch code
 from wan_host_wan21.catalogue import wan_defaults
 from wan_host_wan21.generation import generate
-from wan_host_wan21.memory import LADDER, Job, Placement, Weights, choose, needed_bytes, refusal
-from wan_host_wan21.placement import Blocks, Placer, budget_bytes, measure
+from wan_host_wan21.memory import LADDER, Job, Placement, Weights, choose, ladder, needed_bytes, refusal
+from wan_host_wan21.placement import Placer, budget_bytes, measure
 from wan_host_wan21.settings import Wan21Settings
 
 from wan_host import Lora, OutOfMemory, ReferenceMode, References, UnsupportedRequest
@@ -36,16 +38,33 @@ def test_a_sequence_is_as_long_as_the_published_one():
 
 
 def test_decoding_takes_what_was_measured():
-    """12.3 GiB for 81 frames of 480x832 in float32, the VAE's weights within; 25.6 GiB with all of the T2V model resident."""
+    """12.3 GiB for 81 frames of 480x832 in float32, the VAE's weights within."""
     alone = needed_bytes(Placement.TEXT_OFF, REAL, Job(frames=81, width=480, height=832)) - REAL.transformer
     assert 12.0 * GIB < alone < 12.8 * GIB
 
 
 @pytest.mark.parametrize(
-    ("gib", "placement"), [(80, "resident"), (30, "resident"), (24, "text_off"), (18, "text_off"), (14, "offload"), (8, None)]
+    ("frames", "gib", "placement"),
+    [
+        (83, 80, "text_off"),
+        (83, 18, "text_off"),
+        (83, 14, "lean"),
+        (83, 8, None),
+        (1, 80, "resident"),
+        (1, 20, "text_off"),
+        (1, 14, "lean"),
+    ],
 )
-def test_the_fastest_placement_that_fits_is_chosen(gib, placement):
-    assert choose(LADDER, REAL, FULL, gib * GIB) == placement
+def test_the_fastest_placement_that_fits_is_chosen(frames, gib, placement):
+    job = Job(frames=frames, width=480, height=832)
+    assert choose(ladder(job), REAL, job, gib * GIB) == placement
+
+
+def test_the_text_encoder_never_stands_beside_a_video():
+    assert Placement.RESIDENT not in ladder(FULL)
+    larger = replace(REAL, text_encoder=2 * REAL.text_encoder)
+    for placement in ladder(FULL):
+        assert needed_bytes(placement, REAL, FULL) == needed_bytes(placement, larger, FULL)
 
 
 def test_leaner_placements_need_less():
@@ -54,15 +73,15 @@ def test_leaner_placements_need_less():
 
 
 def test_a_refusal_names_the_largest_that_fits():
-    said = refusal(REAL, FULL, 8 * GIB, Placement.OFFLOAD)
+    said = refusal(REAL, FULL, 8 * GIB, Placement.LEAN)
     assert said.startswith("83 frames at 480x832 need about 12.")
     assert "8.0 GiB are there; the largest that fits is" in said
     width, height = (int(side) for side in said.split(" is ")[-1].split(" for ")[0].split("x"))
     assert (width % 16, height % 16) == (0, 0)
-    assert needed_bytes(Placement.OFFLOAD, REAL, Job(frames=83, width=width, height=height)) <= 8 * GIB
+    assert needed_bytes(Placement.LEAN, REAL, Job(frames=83, width=width, height=height)) <= 8 * GIB
     assert abs(width / height - 480 / 832) < 0.05
-    assert "frames at 480x832 or" in refusal(REAL, FULL, int(12.5 * GIB), Placement.OFFLOAD)
-    assert "nothing" in refusal(REAL, FULL, GIB // 8, Placement.OFFLOAD)
+    assert "frames at 480x832 or" in refusal(REAL, FULL, int(12.5 * GIB), Placement.LEAN)
+    assert "nothing" in refusal(REAL, FULL, GIB // 8, Placement.LEAN)
 
 
 @pytest.fixture
@@ -87,11 +106,12 @@ def test_a_job_that_cannot_fit_is_refused_before_any_work(limited, video, record
 
 def test_a_second_attempt_begins_leaner(limited, video, image, recorder):
     model = limited(10**12)
-    placements = [generate(image(attempt=attempt), model, recorder()).metadata["placement"] for attempt in (1, 2, 3, 4)]
-    assert placements == ["resident", "text_off", "offload", "offload"]
+    placed = [generate(image(attempt=attempt), model, recorder()).metadata["placement"] for attempt in (1, 2, 3, 4)]
+    assert placed == ["resident", "text_off", "lean", "lean"]
+    assert [generate(video(attempt=attempt), model, recorder()).metadata["placement"] for attempt in (1, 2)] == placed[1:3]
 
 
-@pytest.mark.parametrize("placement", ["text_off", "offload"])
+@pytest.mark.parametrize("placement", ["text_off", "lean"])
 def test_placements_change_nothing_but_the_place(placement, limited, video, picture, recorder):
     start = {"reference_mode": ReferenceMode.START, "references": References(first_frame=picture()), "frames": 5}
     expected = [generate(video(**given), limited(None), recorder()).clips[0].frames for given in ({}, start)]
@@ -101,34 +121,6 @@ def test_placements_change_nothing_but_the_place(placement, limited, video, pict
         made = generate(video(**given), model, recorder())
         assert made.metadata["placement"] == placement
         assert np.array_equal(made.clips[0].frames, frames)
-
-
-def test_blocks_come_for_their_own_pass_alone():
-    """Where there is one device only, another dtype stands for the place where weights rest."""
-    layers = torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in range(2)])
-    expected = [layer.weight.detach().clone() for layer in layers]
-    blocks = Blocks(layers, torch.device("cpu"))
-    blocks._rest = lambda data: data.half()
-    fetch, seen = blocks._enter, []
-
-    def enter(block, inputs):
-        fetch(block, inputs)
-        for tensor in block.parameters():
-            tensor.data = tensor.data.float()
-        seen.append([layer.weight.dtype for layer in layers])
-
-    blocks._enter = enter
-    blocks.attach()
-    assert {layer.weight.dtype for layer in layers} == {torch.float16}
-    layers[1](layers[0](torch.ones(1, 2)))
-    assert seen == [[torch.float32, torch.float16], [torch.float16, torch.float32]]
-    assert {layer.weight.dtype for layer in layers} == {torch.float16}
-    with pytest.raises(RuntimeError):
-        layers[0](torch.ones(1, 3))
-    blocks.settle()
-    assert {layer.weight.dtype for layer in layers} == {torch.float16}
-    blocks.detach()
-    assert all(torch.equal(layer.weight, weight.half()) for layer, weight in zip(layers, expected, strict=True))
 
 
 def test_eight_bits_are_near_and_are_only_taken_where_a_setting_says_so(load_tiny, vace, video, recorder, monkeypatch):
@@ -178,11 +170,11 @@ def test_the_budget_is_the_limit_or_what_is_free_and_ours(limit, expected, monke
 def test_a_model_too_large_for_its_own_defaults_still_loads_at_the_leanest(limited, tiny_folder, info_of):
     model = limited(1000)
     info = info_of(tiny_folder("vace"), job_types=wan_defaults())
-    assert model.placer.admit_largest(info) is Placement.OFFLOAD
-    assert limited(10**12).placer.admit_largest(info) is Placement.RESIDENT
+    assert model.placer.admit_largest(info) is Placement.LEAN
+    assert limited(10**12).placer.admit_largest(info) is Placement.TEXT_OFF
 
 
 def test_eight_bit_copies_of_the_presets_count_where_they_stand():
     plain, rounded = (Job(frames=81, width=480, height=832, rounded=value) for value in (False, True))
-    for placement, more in ((Placement.RESIDENT, REAL.transformer_blocks // 2), (Placement.OFFLOAD, 0)):
+    for placement, more in ((Placement.RESIDENT, REAL.transformer_blocks // 2), (Placement.LEAN, 0)):
         assert needed_bytes(placement, REAL, rounded) - needed_bytes(placement, REAL, plain) == more

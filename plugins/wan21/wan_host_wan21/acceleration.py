@@ -14,7 +14,7 @@ import torch  # noqa: TID253  # this module is imported with a loaded model
 
 from wan_host_wan21 import attention, fp8
 from wan_host_wan21.graphs import Graphs
-from wan_host_wan21.memory import Placement
+from wan_host_wan21.memory import STILL, Placement
 from wan_host_wan21.presets import Preset
 from wan_host_wan21.step_cache import StepCache
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from wan_host_wan21.settings import Wan21Settings
 
 Facts = dict[str, str | int | float | bool]
-_STILL = (Placement.RESIDENT, Placement.TEXT_OFF)
-"""Placements under which the transformer's weights stay where they are."""
 _SHAPES = 64
 """Compiled variants of a block that torch keeps; its default of 8 would stop compiling without a word that reaches a report."""
 _TEXT_TOKENS = 512
@@ -61,7 +59,7 @@ class Acceleration:
         ``tokens``: the length of its sequence. ``adapters``: whether the transformer has any in; ``leave`` comes before they
         change.
         """
-        still = placement in _STILL
+        still = placement in STILL
         rounds = preset is not Preset.EXACT and still and self._settings.fp8 and fp8.why_not(self._device) is None
         compiles = self.compiles and still and (rounds or not adapters)
         wanted = (rounds, compiles, adapters, still)

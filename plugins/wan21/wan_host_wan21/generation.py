@@ -42,7 +42,7 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
         return Generation(clips=_copies(request, chosen), metadata=facts)
     facts["placement"] = placement.value
     with model.job(context):
-        if placement is not model.placer.current:
+        if model.placer.moves_transformer(placement):
             model.acceleration.leave()
         model.placer.place(placement)
         with context.stage("text_encode"):
@@ -72,6 +72,7 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
             model.acceleration.begin(schedule, done=0 if steps.start is None else steps.start.done)
             with context.stage("denoise"):
                 latents = latents_for(chosen, request, model, prompts, seed=seed, steps=steps)
+            model.placer.denoised()
             with context.stage("decode"):
                 frames = decode(model.decoder, latents, model.processor)[: request.frames]
             if chosen.pins and model.settings.pin_frames:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from wan_host import UnsupportedRequest
-from wan_host_wan21.memory import LADDER, Job, Placement, Weights, choose, refusal
+from wan_host_wan21.memory import LADDER, STILL, Job, Placement, Weights, choose, ladder, refusal
 from wan_host_wan21.presets import Preset
+from wan_host_wan21.streaming import Blocks, Lookup, all_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     import torch
 
@@ -23,62 +25,6 @@ _RESERVED = 1.0
 _GIB = 2**30
 
 
-class Blocks:
-    """Brings each of some blocks to the device for its own forward pass.
-
-    Weights do not change, so leaving is dropping the copy. diffusers' group offloading does this for one model; here two
-    views share the blocks, and only hooks on the blocks themselves serve both.
-    """
-
-    def __init__(self, blocks: Iterable[Any], device: torch.device) -> None:
-        """Serve ``blocks`` on ``device``."""
-        self._blocks, self._device = list(blocks), device
-        self._handles: list[Any] = []
-        self._resting: list[tuple[Any, torch.Tensor]] = []
-
-    def attach(self) -> None:
-        """Move the blocks to the CPU's memory, and from there for every pass."""
-        if self._handles:
-            return
-        for block in self._blocks:
-            for tensor in _tensors(block):
-                tensor.data = self._rest(tensor.data)
-            self._handles += [block.register_forward_pre_hook(self._enter), block.register_forward_hook(self._leave)]
-
-    def detach(self) -> None:
-        """Move the blocks to the device to stay."""
-        if not self._handles:
-            return
-        self.settle()
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        for block in self._blocks:
-            block.to(self._device)
-
-    def settle(self) -> None:
-        """Drop the copies that a pass left behind because it raised."""
-        for tensor, resting in self._resting:
-            tensor.data = resting
-        self._resting = []
-
-    def tensors(self) -> set[int]:
-        """Return the identities of the blocks' tensors while they come by themselves."""
-        return {id(tensor) for block in self._blocks for tensor in _tensors(block)} if self._handles else set()
-
-    def _rest(self, data: torch.Tensor) -> torch.Tensor:
-        data = data.cpu()
-        return data.pin_memory() if self._device.type == "cuda" else data
-
-    def _enter(self, block: Any, _inputs: Any) -> None:
-        for tensor in _tensors(block):
-            self._resting.append((tensor, tensor.data))
-            tensor.data = tensor.data.to(self._device, non_blocking=True)
-
-    def _leave(self, _block: Any, _inputs: Any, _output: Any) -> None:
-        self.settle()
-
-
 class Placer:
     """Chooses a placement for each job by the memory there is, and applies it."""
 
@@ -89,7 +35,7 @@ class Placer:
         self.current = settings.placement or Placement.RESIDENT
         transformer, encoder = components.transformer, components.text_encoder.encoder
         self._transformer_blocks = Blocks([*transformer.blocks, *getattr(transformer, "vace_blocks", ())], device)
-        self._text_blocks = Blocks(encoder.block, device)
+        self._text_blocks, self._table = Blocks(encoder.block, device), Lookup(encoder.embed_tokens, device)
         self._is_fp8 = False
 
     def admit(self, request: GenerationRequest) -> Placement:
@@ -110,16 +56,18 @@ class Placer:
         except UnsupportedRequest:
             return self._settings.placement or LADDER[-1]
 
+    def moves_transformer(self, placement: Placement) -> bool:
+        """Whether ``placement`` has the transformer's weights elsewhere than they are now."""
+        return placement is not self.current and not {placement, self.current} <= STILL
+
     def place(self, placement: Placement) -> None:
-        """Move weights so that ``placement`` holds."""
+        """Move weights so that ``placement`` holds. A text encoder that rests comes back when it is needed, to stay."""
         components = self._components
         self.current = placement
-        if placement is Placement.OFFLOAD:
+        if placement is Placement.LEAN:
             self._transformer_blocks.attach()
-            self._text_blocks.attach()
         else:
             self._transformer_blocks.detach()
-            self._text_blocks.detach()
         if placement is Placement.FP8 and not self._is_fp8:
             import torch
 
@@ -130,26 +78,32 @@ class Placer:
         self._move(components.vae)
         if components.image_encoder is not None:
             self._move(components.image_encoder)
-        self._move(components.transformer, apart_from=self._transformer_blocks)
-        if placement is Placement.RESIDENT:
-            self._move(components.text_encoder)
-        else:
-            self._move(components.text_encoder, apart_from=self._text_blocks, device="cpu")
+        self._move(components.transformer, self._transformer_blocks.tensors())
+        if placement is not Placement.RESIDENT:
+            self._text_blocks.attach()
+            self._table.attach()
+        self._move(components.text_encoder, self._text_blocks.tensors() | self._table.tensors())
         components.share_modules()
 
     @contextmanager
     def encoding(self) -> Iterator[None]:
-        """Have the text encoder on the device inside, and off it afterwards unless it is resident."""
-        encoder = self._components.text_encoder
+        """Have the text encoder run on the device inside, and its blocks off it afterwards unless it is resident."""
         if self.current is Placement.RESIDENT:
+            self._text_blocks.detach()
+            self._table.detach()
+            self._move(self._components.text_encoder)
             yield
             return
-        self._move(encoder, apart_from=self._text_blocks)
         try:
             yield
         finally:
-            self._text_blocks.settle()
-            self._move(encoder, apart_from=self._text_blocks, device="cpu")
+            self._text_blocks.release()
+            empty_cache(self._device)
+
+    def denoised(self) -> None:
+        """Make room for the decoder: what denoising took is given back where memory is short."""
+        if self.current is not Placement.RESIDENT:
+            self._transformer_blocks.release()
             empty_cache(self._device)
 
     def settle(self) -> None:
@@ -161,7 +115,8 @@ class Placer:
         if self._settings.placement is not None:
             allowed: tuple[Placement, ...] = (self._settings.placement,)
         else:
-            allowed = LADDER[min(attempt - 1, len(LADDER) - 1) :]
+            steps = ladder(job)
+            allowed = steps[min(attempt - 1, len(steps) - 1) :]
         budget = budget_bytes(self._device, self._settings)
         if budget is None:
             return self._settings.placement or Placement.RESIDENT
@@ -172,18 +127,14 @@ class Placer:
             )
         return found
 
-    def _move(self, module: Any, apart_from: Blocks | None = None, device: str | None = None) -> None:
-        """Move a module to the device (or another), but for the blocks that come by themselves."""
-        import torch
-
-        target = self._device if device is None else torch.device(device)
-        kept = set() if apart_from is None else apart_from.tensors()
+    def _move(self, module: Any, kept: set[int] | None = None) -> None:
+        """Move a module to the device, but for the tensors in ``kept``."""
         if not kept:
-            module.to(target)
+            module.to(self._device)
             return
-        for tensor in _tensors(module):
-            if id(tensor) not in kept and tensor.device != target:
-                tensor.data = tensor.data.to(target)
+        for tensor in all_tensors(module):
+            if id(tensor) not in kept and tensor.device != self._device:
+                tensor.data = tensor.data.to(self._device)
 
 
 def measure(components: Components) -> Weights:
@@ -218,6 +169,17 @@ def budget_bytes(device: torch.device, settings: Wan21Settings) -> int | None:
     return there if limit is None else min(limit, there)
 
 
+def grow_segments() -> None:
+    """Let CUDA's allocator grow its segments rather than add others: phases of different sizes then share them.
+
+    What the environment says goes before.
+    """
+    import torch
+
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        torch.cuda.memory._set_allocator_settings("expandable_segments:True")  # noqa: SLF001  # the variable is read only once
+
+
 def empty_cache(device: torch.device) -> None:
     """Give unused memory back to the device."""
     import torch
@@ -228,10 +190,5 @@ def empty_cache(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def _tensors(module: Any) -> Iterator[Any]:
-    yield from module.parameters()
-    yield from module.buffers()
-
-
 def _bytes(module: Any) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(module))
+    return sum(tensor.numel() * tensor.element_size() for tensor in all_tensors(module))

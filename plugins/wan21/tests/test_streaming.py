@@ -1,0 +1,145 @@
+"""Weights that rest in the host's memory: which of them come, when, and that they are the same ones wherever they are."""
+
+from __future__ import annotations
+
+import pytest
+import torch  # noqa: TID253  # a test of torch code
+from wan_host_wan21.streaming import Blocks, Lookup
+
+CPU = torch.device("cpu")
+
+
+class Part(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.inner = torch.nn.Linear(width, width)
+        self.register_buffer("shift", torch.randn(3, width, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.inner(x) + self.shift.sum(0).float()
+
+
+@pytest.fixture
+def parts():
+    torch.manual_seed(0)
+    return torch.nn.ModuleList([Part(5) for _ in range(4)]).requires_grad_(requires_grad=False)
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """Return the list of what was copied to a slot, in order."""
+    seen, fetch = [], Blocks._fetch
+    monkeypatch.setattr(Blocks, "_fetch", lambda self, index, slot: (seen.append(index), fetch(self, index, slot)))
+    return seen
+
+
+def run(parts, order=(0, 1, 2, 3)):
+    x = torch.arange(5.0)[None]
+    for index in order:
+        x = parts[index](x)
+    return x
+
+
+def test_a_pass_gives_the_same_bits_with_two_blocks_at_a_time(parts):
+    expected = run(parts)
+    blocks = Blocks(parts, CPU)
+    blocks.attach()
+    slots = set()
+    for part in parts:
+        part.inner.register_forward_pre_hook(lambda module, _inputs: slots.add(module.weight.data_ptr()))
+    resting = [part.inner.weight.data_ptr() for part in parts]
+    assert torch.equal(run(parts), expected)
+    assert torch.equal(run(parts), expected)
+    assert len(slots) == 2
+    assert not slots & set(resting)
+    assert [part.inner.weight.data_ptr() for part in parts] == resting
+
+
+def test_every_block_is_copied_once_a_pass_and_before_its_turn(parts, fetched):
+    blocks = Blocks(parts, CPU)
+    blocks.attach()
+    run(parts, order=[0])
+    assert fetched == [0, 1], "the next one is under way"
+    run(parts, order=[1, 2, 3])
+    assert fetched == [0, 1, 2, 3]
+    run(parts)
+    assert fetched == [0, 1, 2, 3, 0, 1, 2, 3, 0], "what follows the last block is known after the first pass"
+    run(parts)
+    assert fetched[9:] == [1, 2, 3, 0], "the first block came while the last one computed"
+
+
+def test_a_view_that_passes_some_blocks_by_is_learnt(parts, fetched):
+    blocks = Blocks(parts, CPU)
+    blocks.attach()
+    for _ in range(2):
+        run(parts, order=[2, 3])
+    fetched.clear()
+    expected = run(parts, order=[2, 3])
+    assert fetched == [], "both are there"
+    blocks.detach()
+    assert torch.equal(run(parts, order=[2, 3]), expected)
+
+
+def test_a_pass_that_raises_leaves_its_block_at_rest(parts):
+    expected = run(parts)
+    blocks = Blocks(parts, CPU)
+    blocks.attach()
+    resting = parts[1].inner.weight.data_ptr()
+    with pytest.raises(RuntimeError):
+        parts[1](torch.ones(1, 7))
+    assert parts[1].inner.weight.data_ptr() != resting
+    blocks.settle()
+    assert parts[1].inner.weight.data_ptr() == resting
+    blocks.release()
+    assert torch.equal(run(parts), expected)
+
+
+def test_the_resting_copy_is_made_once(parts):
+    expected = run(parts)
+    blocks = Blocks(parts, CPU)
+    places = []
+    for _ in range(2):
+        blocks.attach()
+        blocks.attach()
+        places.append([part.inner.weight.data_ptr() for part in parts])
+        assert blocks.tensors() == {id(tensor) for part in parts for tensor in (*part.parameters(), *part.buffers())}
+        assert torch.equal(run(parts), expected)
+        blocks.detach()
+        blocks.detach()
+        assert blocks.tensors() == set()
+        assert torch.equal(run(parts), expected)
+    assert places[0] == places[1]
+
+
+def test_adapters_that_come_and_go_are_no_part_of_what_rests(parts):
+    expected = run(parts)
+    blocks = Blocks(parts, CPU)
+    parts[0].lora_A = torch.nn.Linear(5, 2)
+    blocks.attach()
+    assert id(parts[0].lora_A.weight) not in blocks.tensors()
+    assert torch.equal(run(parts), expected)
+    del parts[0].lora_A
+    parts[1].lora_B = torch.nn.Linear(5, 2)
+    assert torch.equal(run(parts), expected)
+    blocks.detach()
+    assert torch.equal(run(parts), expected)
+
+
+def test_weights_are_let_go_of_where_they_were(parts):
+    before = parts[0].inner.weight.untyped_storage().data_ptr()
+    Blocks(parts, CPU).attach()
+    assert parts[0].inner.weight.untyped_storage().data_ptr() != before
+
+
+def test_rows_are_looked_up_where_the_table_rests():
+    table = torch.nn.Embedding(7, 3)
+    numbers = torch.tensor([[1, 5, 5]])
+    expected = table(numbers)
+    lookup = Lookup(table, torch.device("meta"))
+    lookup.attach()
+    lookup.attach()
+    assert table(numbers).device.type == "meta", "the rows go to the device"
+    assert lookup.tensors() == {id(table.weight)}
+    lookup.detach()
+    assert lookup.tensors() == set()
+    assert torch.equal(table(numbers), expected)
