@@ -21,7 +21,19 @@ from wan_host.testing.samples import is_there, sample_context, sample_request
 _PROMPTS = ("a cat sleeps on a red sofa", "Ein Hund läuft über die Straße, 走る犬", "x", "word " * 700)
 
 
-class RunnerContract(Contract):
+class _ModelInLane(Contract):
+    """A lane that holds the model that ``model_info`` returns."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def lane(cls, model_info: ModelInfo) -> Iterator[FakeLane]:
+        """Return a lane that holds the model."""
+        with FakeLane(cls.installed_hooks(), models={model_info.name: model_info}) as lane:
+            lane.load(model_info.name)
+            yield lane
+
+
+class RunnerContract(_ModelInLane):
     """``load_model`` and ``generate``. Override ``model_info`` where no model that runs on a CPU is offered."""
 
     @pytest.fixture(scope="class")
@@ -32,14 +44,6 @@ class RunnerContract(Contract):
         if not models:
             cls.missing("no model that it runs is offered here and small enough to be tried on a CPU; override model_info")
         return min(models, key=lambda model: model.vram_mib)
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def lane(cls, model_info: ModelInfo) -> Iterator[FakeLane]:
-        """Return a lane that holds the model."""
-        with FakeLane(cls.installed_hooks(), models={model_info.name: model_info}) as lane:
-            lane.load(model_info.name)
-            yield lane
 
     @pytest.fixture
     def request_(self, model_info: ModelInfo) -> GenerationRequest:
@@ -102,7 +106,7 @@ class RunnerContract(Contract):
         assert _equal(lane.generate(model_info.name, request_), before)
 
 
-class EnhancerContract(Contract):
+class EnhancerContract(_ModelInLane):
     """``load_model`` and ``enhance_prompt``. Override ``model_info`` where no model is offered."""
 
     @pytest.fixture(scope="class")
@@ -114,14 +118,6 @@ class EnhancerContract(Contract):
         if found is None:
             cls.missing("it offers no model of kind 'enhance' here; override model_info")
         return found
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def lane(cls, model_info: ModelInfo) -> Iterator[FakeLane]:
-        """Return a lane that holds the model."""
-        with FakeLane(cls.installed_hooks(), models={model_info.name: model_info}) as lane:
-            lane.load(model_info.name)
-            yield lane
 
     @pytest.fixture(params=_PROMPTS, ids=["plain", "other scripts", "one letter", "long"])
     def request_(self, request: pytest.FixtureRequest) -> EnhanceRequest:
