@@ -14,6 +14,26 @@ from wan_host.queue.embedded import server_binary
 from wan_host.testing.process import WorkerProcess
 
 
+def finished_by_the_dead(site, **there):
+    """Leave a job whose worker was killed when it had made the file and could not publish it; return how workers publish here."""
+    (site.folder / "down").touch()
+    there = {"WAN_HOST_PUBLISHER": "store", "WAN_HOST_TESTING_STORE": str(site.folder), **there}
+    worker = site.start(**there)
+    site.push(payload("job-1"))
+    wait_for_spooled(site, worker)
+    worker.signal(signal.SIGKILL)
+    worker.wait()
+    (site.folder / "down").unlink()
+    return there
+
+
+def wait_for_spooled(site, worker):
+    deadline = time.monotonic() + 20
+    while not list((site.data / "spool").glob("*/*/manifest.json")):
+        assert time.monotonic() < deadline, worker.log_tail()
+        time.sleep(0.05)
+
+
 def test_killing_the_lane_in_the_middle_ends_in_a_second_attempt_that_succeeds(site):
     worker = site.start()
     site.push(payload("job-1", prompt="pace:0.2", num_inference_steps=10))
@@ -93,44 +113,22 @@ def test_a_job_of_a_worker_that_was_killed_starts_elsewhere_within_the_lease(sit
 
 
 def test_a_job_that_was_finished_before_a_crash_is_published_not_generated_again(site):
-    store = site.folder / "store"
-    store.mkdir()
-    (store / "down").touch()
-    there = {"WAN_HOST_LEASE_SECONDS": "20", "WAN_HOST_PUBLISHER": "store", "WAN_HOST_TESTING_STORE": str(store)}
-    worker = site.start(**there)
-    site.push(payload("job-1"))
-    deadline = time.monotonic() + 20
-    while not list((site.data / "spool").glob("*/*/manifest.json")):
-        assert time.monotonic() < deadline, worker.log_tail()
-        time.sleep(0.05)
-    worker.signal(signal.SIGKILL)
-    worker.wait()
-    (store / "down").unlink()
+    there = finished_by_the_dead(site, WAN_HOST_LEASE_SECONDS="20")
     site.start(**there)
     report = site.receiver.wait_for("job-1", "completed")
     assert report["metadata"]["attempt"] == 1
     assert len([item for item in site.receiver.reports("job-1") if item["status"] == "processing"]) == 1
     assert report["assets"][0]["url"] == "store/user-1/job-1/0.mp4"
-    assert (store / "user-1/job-1/0.mp4").is_file()
+    assert (site.folder / "user-1/job-1/0.mp4").is_file()
     assert not list((site.data / "spool").glob("*/*/manifest.json"))
 
 
 def test_finished_work_is_delivered_although_the_queue_server_came_back_empty(site):
-    (site.folder / "down").touch()
-    there = {"WAN_HOST_PUBLISHER": "store", "WAN_HOST_TESTING_STORE": str(site.folder)}
-    worker = site.start(**there)
-    site.push(payload("job-1"))
-    deadline = time.monotonic() + 20
-    while not list((site.data / "spool").glob("*/*/manifest.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    there = finished_by_the_dead(site)
     server = psutil.Process(int((site.data / "queue" / "server.pid").read_text()))
-    worker.signal(signal.SIGKILL)
-    worker.wait()
     server.kill()
     server.wait()
     shutil.rmtree(site.data / "queue" / "appendonlydir")
-    (site.folder / "down").unlink()
     site.start(**there)
     assert site.receiver.wait_for("job-1", "completed")["assets"][0]["url"] == "store/user-1/job-1/0.mp4"
 
@@ -238,10 +236,7 @@ def test_another_process_of_the_same_data_folder_delivers_what_a_dead_one_had_fi
     doomed = site.start(**there)
     site.push(payload("job-1"))
     site.receiver.wait_for("job-1", "processing")
-    deadline = time.monotonic() + 20
-    while not list((site.data / "spool").glob("*/*/manifest.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_spooled(site, doomed)
     site.start(**there)
     doomed.signal(signal.SIGKILL)
     doomed.wait()
@@ -298,17 +293,7 @@ def test_a_worker_that_is_drained_ends_its_job_in_its_own_time_and_takes_no_othe
 
 
 def test_run_with_drain_delivers_what_a_dead_worker_had_finished_and_takes_no_job(site):
-    (site.folder / "down").touch()
-    there = {"WAN_HOST_LEASE_SECONDS": "20", "WAN_HOST_PUBLISHER": "store", "WAN_HOST_TESTING_STORE": str(site.folder)}
-    worker = site.start(**there)
-    site.push(payload("job-1"))
-    deadline = time.monotonic() + 20
-    while not list((site.data / "spool").glob("*/*/manifest.json")):
-        assert time.monotonic() < deadline, worker.log_tail()
-        time.sleep(0.05)
-    worker.signal(signal.SIGKILL)
-    worker.wait()
-    (site.folder / "down").unlink()
+    there = finished_by_the_dead(site, WAN_HOST_LEASE_SECONDS="20")
     site.cli("submit", "-", text=payload("job-2"))
     site.environment |= there
     assert site.cli("run", "--drain").returncode == 0
