@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from datetime import datetime
 
 import psutil
 
@@ -200,6 +201,17 @@ def test_an_idle_worker_ends_with_a_status_of_its_own(site):
     site.push(payload("job-1", prompt="pace:0.5"))  # work longer than the limit does not count
     site.receiver.wait_for("job-1", "completed")
     assert worker.wait(20) == 3
+
+
+def test_the_idle_time_begins_when_a_long_job_was_cancelled(site):
+    worker = site.start(WAN_HOST_IDLE_SECONDS="3", WAN_HOST_PREFETCH_SECONDS="0")  # it does not poll while the job runs
+    site.push(payload("job-1", prompt="pace:0.2", num_inference_steps=100))
+    site.receiver.wait_for("job-1", "processing")
+    time.sleep(4)
+    site.cli("jobs", "cancel", "job-1")
+    assert worker.wait(20) == 3
+    at = {event["event"]: datetime.fromisoformat(event["timestamp"]).timestamp() for event in worker.events()}
+    assert at["idle for too long, the worker ends"] - at["job ended without a result"] >= 2.9
 
 
 def test_a_second_interrupt_ends_the_worker_at_once(site):
