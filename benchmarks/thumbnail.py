@@ -2,7 +2,7 @@
 
     python benchmarks/thumbnail.py
 
-The target is 60 ms with the frames at hand, which is how every job goes that was not taken up after a crash.
+The target is 60 ms for both. Jobs have their frames at hand; the file alone is what is left where they are gone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,12 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from imageio_ffmpeg import get_ffmpeg_exe
 from wan_host_thumbnail.derive import derive
 from wan_host_thumbnail.settings import ThumbnailSettings
 
 from wan_host.context import StageContext
+from wan_host.encoding import encode_asset
 from wan_host.media import Media
+from wan_host.request import Clip
 
 FRAMES, WIDTH, HEIGHT, RATE = 83, 480, 832, 24
 RUNS = 30
@@ -41,13 +41,6 @@ def moving_pattern() -> np.ndarray:
     return frames
 
 
-def encode(frames: np.ndarray, path: Path) -> None:
-    """Encode as the host does: H.264, yuv420p, faststart."""
-    command = [get_ffmpeg_exe(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}"]
-    command += ["-r", str(RATE), "-i", "-", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path)]
-    subprocess.run(command, input=frames.tobytes(), check=True)
-
-
 def milliseconds(media: Media, context: StageContext, settings: ThumbnailSettings) -> list[float]:
     """Return the times of the runs, the first of which (imports) is left out."""
     times = []
@@ -62,27 +55,13 @@ def main() -> int:
     """Print a table and return 1 where the target is missed."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    clip = moving_pattern()
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "0.mp4"
-        encode(clip, path)
-        media = Media(
-            asset_index=0,
-            kind="video",
-            path=path,
-            width=WIDTH,
-            height=HEIGHT,
-            frames=FRAMES,
-            fps=RATE,
-            duration=FRAMES / RATE,
-            format="mp4",
-            file_size_bytes=path.stat().st_size,
-            seed=0,
-            clip=clip,
-        )
         context = StageContext(job_id="job", user_id="user", workdir=Path(folder), deadline=time.monotonic() + 600)
+        clip = Clip(frames=moving_pattern(), seed=0)
+        media = encode_asset(clip, asset_index=0, kind="video", fps=RATE, workdir=Path(folder), context=context)
         plain, all_files = ThumbnailSettings(animated=False, sheet=False), ThumbnailSettings(animated=True, sheet=True)
-        print(f"{FRAMES} frames of {WIDTH}x{HEIGHT}, one core of {platform.processor() or platform.machine()}, {RUNS} runs")
+        core = platform.processor() or platform.machine()
+        print(f"{FRAMES} frames of {WIDTH}x{HEIGHT}, {media.file_size_bytes} bytes, one core of {core}, {RUNS} runs")
         print(f"{'':34}median   worst  (ms)")
         missed = False
         for name, asset, settings in (
@@ -92,8 +71,8 @@ def main() -> int:
         ):
             times = milliseconds(asset, context, settings)
             print(f"{name:32}{statistics.median(times):8.1f}{times[-1]:8.1f}")
-            missed |= asset.clip is not None and settings is plain and statistics.median(times) > TARGET_MS
-    print("target: 60 ms with the frames at hand:", "missed" if missed else "met")
+            missed |= settings is plain and statistics.median(times) > TARGET_MS
+    print("target: 60 ms for a thumbnail:", "missed" if missed else "met")
     return int(missed)
 
 

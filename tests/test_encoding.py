@@ -1,6 +1,7 @@
 """Encoding: what was asked is what the file holds, equal frames give equal files, and nothing is left behind."""
 
 import re
+import struct
 import subprocess
 import sys
 import threading
@@ -31,10 +32,9 @@ def moving(frames, height=96, width=64):
     return np.stack([red, green, blue], axis=-1).astype(np.uint8)
 
 
-def encode(frames, tmp_path, *, kind="video", fps=24, index=0, given=None):
-    return encode_asset(
-        Clip(frames=frames, seed=7), asset_index=index, kind=kind, fps=fps, workdir=tmp_path, context=given or context(tmp_path)
-    )
+def encode(frames, tmp_path, *, kind="video", fps=24, index=0, given=None, finer=()):
+    clip, given = Clip(frames=frames, seed=7), given or context(tmp_path)
+    return encode_asset(clip, asset_index=index, kind=kind, fps=fps, workdir=tmp_path, context=given, finer=finer)
 
 
 @pytest.mark.parametrize("fps", [8, 24])
@@ -75,6 +75,13 @@ def test_players_can_start_before_the_file_is_whole(tmp_path):
     assert probe(encode(moving(9), tmp_path).path).faststart
 
 
+@pytest.mark.parametrize(("frames", "starts"), [(83, [1, 42]), (48, [1, 25]), (47, [1])])
+def test_decoding_can_start_at_the_middle_frame_of_a_long_clip(tmp_path, frames, starts):
+    data = encode(moving(frames), tmp_path).path.read_bytes()
+    table = data.index(b"stss") + 8  # past the name, version and flags: a count, then the numbers of the frames, from 1
+    assert list(struct.unpack_from(f">{1 + len(starts)}I", data, table)) == [len(starts), *starts]
+
+
 @pytest.mark.parametrize(
     "color", [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128), (200, 120, 40)]
 )
@@ -82,6 +89,36 @@ def test_colours_survive(tmp_path, color):
     frames = np.full((3, 64, 64, 3), color, dtype=np.uint8)
     decoded = read_frames(encode(frames, tmp_path).path)
     assert np.abs(decoded.astype(int) - frames).max() <= 3
+
+
+@pytest.mark.parametrize("finer", [(0,), (-1,), (0, -1)])
+def test_frames_that_must_match_a_reference_are_coded_finer_than_the_others(tmp_path, finer):
+    """Dense detail in grey, so that what is lost is the encoder's doing and not that of the chroma's half resolution."""
+    rng = np.random.default_rng(3)
+    fine = np.repeat(rng.integers(0, 256, (96 + 20, 64, 1)), 3, axis=-1).astype(np.uint8)
+    clip = np.stack([fine[shift : shift + 96] for shift in range(20)])
+    plain, coded = (read_frames(encode(clip, tmp_path, index=index, finer=given).path) for index, given in enumerate([(), finer]))
+    for end in (0, -1):
+        gained = psnr(coded[end], clip[end]) - psnr(plain[end], clip[end])
+        assert gained > 4 if end in finer else abs(gained) < 2, (end, gained)
+    assert psnr(coded[10], clip[10]) > psnr(plain[10], clip[10]) - 1
+
+
+def test_a_clip_of_one_frame_is_both_its_ends(tmp_path):
+    assert encode(moving(1), tmp_path, finer=(0, -1)).frames == 1
+
+
+def test_edges_between_blocks_of_colour_survive(tmp_path):
+    """Where they lie between the pixels of the halved chroma, averaging leaves them as they are."""
+    blocks = np.random.default_rng(0).integers(0, 2, (12, 8, 3)).astype(np.uint8) * 255
+    frames = np.repeat(np.kron(blocks, np.ones((8, 8, 1), np.uint8))[None], 3, axis=0)
+    chroma = subprocess.run(
+        [ffmpeg_path(), "-v", "error", "-i", encode(frames, tmp_path).path, "-frames:v", "1", "-f", "rawvideo", "-"],
+        capture_output=True, check=True,
+    ).stdout[96 * 64 :]  # fmt: skip
+    halved = np.frombuffer(chroma, np.uint8).reshape(2, 48, 32).astype(int)
+    inner = halved.reshape(2, 12, 4, 8, 4).transpose(0, 1, 3, 2, 4).reshape(-1, 16)
+    assert np.abs(inner - np.median(inner, axis=1, keepdims=True)).max() <= 6
 
 
 def test_equal_frames_give_equal_files(tmp_path):

@@ -12,7 +12,7 @@ import os
 import selectors
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,15 +35,23 @@ __all__ = ["encode_asset", "ffmpeg_path", "probe"]
 _CRF = "17"
 _PRESET = "faster"
 _THREADS = "4"
+# A key frame in the middle lets that frame be read without the half before it: 40 ms instead of 160 at 2 MB and 83 frames of
+# 480x832, for 7 to 10 % more bytes. Shorter clips have less before it, and would grow by 20 to 30 %.
+_SPLIT_FROM = 48
 _PNG_LEVEL = 3
 _CHUNK = 1 << 20
 _SLICE = 0.2  # seconds between looks at cancel and deadline while ffmpeg is busy
 _LOG_KEPT = 2000
 _RGB = 3
 
-# RGB has no matrix of its own: without these words swscale takes BT.601, and every player shows shifted colours.
+# A frame that must match its reference takes this instead: 2 to 4 dB, up to where 4:2:0 itself is the limit, for some 70 kB
+# at 480x832.
+_FINE_QUANTIZER = "10"
+
+# RGB has no matrix of its own: without these words swscale takes BT.601, and every player shows shifted colours. Chroma is
+# the average of four pixels: as good as a filter on pictures, and 0.3 to 4 dB better, by decoder, at the edges of drawn ones.
 _TO_BT709 = (
-    "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+bitexact,format=yuv420p,"
+    "scale=out_color_matrix=bt709:out_range=tv:flags=area+accurate_rnd+full_chroma_int+bitexact,format=yuv420p,"
     "setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
 )
 
@@ -84,11 +92,13 @@ def _has_x264(program: str) -> bool:
     return b"Encoder libx264" in answer.stdout
 
 
-def encode_asset(clip: Clip, *, asset_index: int, kind: MediaKind, fps: int, workdir: Path, context: HookContext) -> Media:
+def encode_asset(  # noqa: PLR0913  # all that decides about a file
+    clip: Clip, *, asset_index: int, kind: MediaKind, fps: int, workdir: Path, context: HookContext, finer: Sequence[int] = ()
+) -> Media:
     """Write ``{asset_index}.mp4`` or ``.png`` into ``workdir`` and return what was measured on it.
 
     ``clip.frames`` is read frame by frame, so it may be a mapped file. ``fps`` acts on videos only; an image's rate and
-    duration are 0. Raises EncodingFailed, and what ``context.check`` raises; nothing is left behind then.
+    duration are 0. Frames with an index in ``finer`` (-1: the last) lose less, in videos. Raises EncodingFailed, and what ``context.check`` raises; nothing is left behind then.
     """
     frames = clip.frames
     if frames.dtype != np.uint8 or frames.ndim != 1 + _RGB or frames.shape[-1] != _RGB or 0 in frames.shape:
@@ -106,7 +116,7 @@ def encode_asset(clip: Clip, *, asset_index: int, kind: MediaKind, fps: int, wor
         if kind == "image":
             Image.fromarray(frames[0]).save(partial, compress_level=_PNG_LEVEL)
         else:
-            _encode_video(clip, fps, partial, context)
+            _encode_video(clip, fps, partial, context, finer)
         measured = _measured(partial, width=width, height=height, frames=count, fps=fps if kind == "video" else 0)
         partial.replace(path)
     except OSError as error:
@@ -140,12 +150,17 @@ def _measured(path: Path, *, width: int, height: int, frames: int, fps: float) -
     return found
 
 
-def _encode_video(clip: Clip, fps: int, path: Path, context: HookContext) -> None:
-    _, height, width, _ = clip.frames.shape
+def _encode_video(clip: Clip, fps: int, path: Path, context: HookContext, finer: Sequence[int]) -> None:
+    count, height, width, _ = clip.frames.shape
     command = [ffmpeg_path(), "-hide_banner", "-nostats", "-loglevel", "error", "-y"]
     command += ["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}", "-framerate", str(fps)]
     command += ["-i", "pipe:0", "-an", "-filter_threads", "1", "-vf", _TO_BT709]
     command += ["-c:v", "libx264", "-preset", _PRESET, "-crf", _CRF, "-threads", _THREADS, "-pix_fmt", "yuv420p"]
+    if finer:
+        frames = sorted({index % count for index in finer})
+        command += ["-x264-params", "zones=" + "/".join(f"{index},{index},q={_FINE_QUANTIZER}" for index in frames)]
+    if count >= _SPLIT_FROM:
+        command += ["-force_key_frames", f"expr:eq(n,{count // 2})"]
     command += ["-color_primaries", "bt709", "-color_trc", "bt709", "-colorspace", "bt709", "-color_range", "tv"]
     command += ["-map_metadata", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-movflags", "+faststart"]
     command += ["-f", "mp4", str(path)]

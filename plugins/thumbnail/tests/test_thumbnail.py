@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pluggy
@@ -20,7 +22,9 @@ from wan_host_thumbnail.settings import ThumbnailSettings, read_settings
 
 from wan_host import JobCancelled, SettingsError, hookspecs
 from wan_host.context import StageContext
+from wan_host.encoding import encode_asset
 from wan_host.media import Media
+from wan_host.request import Clip
 
 PLAIN = ThumbnailSettings(animated=False, sheet=False)
 
@@ -155,22 +159,84 @@ def test_frames_are_spread_evenly():
     assert list(spread(83, 9)) == sorted(set(spread(83, 9)))
 
 
-def test_only_the_frames_up_to_the_middle_are_decoded(video, context, tmp_path):
-    """The second half of the file is cut off, which only a whole decode would notice."""
-    flat = tmp_path / "flat.mp4"
-    subprocess.run([get_ffmpeg_exe(), "-v", "error", "-i", str(video.path), "-c", "copy", str(flat)], check=True)
-    data = flat.read_bytes()
-    start = data.index(b"mdat")
-    cut = start + (data.index(b"moov") - start) * 9 // 10
-    flat.write_bytes(data[:cut] + bytes(data.index(b"moov") - 4 - cut) + data[data.index(b"moov") - 4 :])
-    (made,) = derive(replace(video, clip=None, path=flat), context, PLAIN)
-    assert abs(float(np.asarray(read(made).convert("RGB")).mean()) - 120) < 5
+def encoded(frames, context, fps=24):
+    """Encode as the host does, and forget the frames."""
+    clip = Clip(frames=frames, seed=1)
+    media = encode_asset(clip, asset_index=0, kind="video", fps=fps, workdir=context.workdir, context=context)
+    return replace(media, clip=None)
+
+
+def numbered(count):
+    """Return frames of 64x64 that show their number: eight bars, white for the bits that are set."""
+    bits = np.arange(count)[:, None] >> np.arange(8) & 1
+    return np.repeat(np.broadcast_to(bits[:, None, :, None] * 255, (count, 64, 8, 3)), 8, axis=2).astype(np.uint8)
+
+
+def number(file):
+    """Return the number that a thumbnail of such a frame shows."""
+    bars = np.asarray(read(file).convert("L")).reshape(256, 8, 32).mean(axis=(0, 2))
+    return sum(1 << bit for bit in range(8) if bars[bit] > 128)
+
+
+def samples(path):
+    """Return where the encoded frames stand in the file, in the order of decoding: (start, end) in bytes."""
+    data = path.read_bytes()
+    table = data.index(b"stsz") + 4
+    (count,) = struct.unpack_from(">I", data, table + 8)
+    ends = [data.index(b"mdat") + 4 + size for size in accumulate(struct.unpack_from(f">{count}I", data, table + 12))]
+    return list(pairwise([data.index(b"mdat") + 4, *ends]))
+
+
+def blank(path, start, end):
+    data = bytearray(path.read_bytes())
+    data[start:end] = bytes(end - start)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("fps", [8, 23, 24])
+@pytest.mark.parametrize("count", [1, 2, 17, 48, 81, 83])
+def test_seeking_finds_exactly_the_middle_frame(count, fps, context):
+    (made,) = derive(encoded(numbered(count), context, fps), context, PLAIN)
+    assert number(made) == count // 2
+
+
+def test_seeking_keeps_the_colours(context):
+    colours = [(200, 30, 40), (20, 160, 60), (30, 60, 190)]
+    for colour in colours:
+        frames = np.empty((3, 64, 64, 3), np.uint8)
+        frames[:] = colour
+        (made,) = derive(encoded(frames, context), context, PLAIN)
+        assert np.abs(np.asarray(read(made).convert("RGB")).mean(axis=(0, 1)) - colour).max() < 5
+
+
+def test_what_comes_before_the_middle_of_a_long_video_is_not_decoded(context):
+    media = encoded(numbered(83), context)
+    places = samples(media.path)
+    blank(media.path, places[0][0], places[40][1])
+    (made,) = derive(media, context, PLAIN)
+    assert number(made) == 41
+
+
+def test_what_comes_after_the_middle_of_a_short_video_is_not_decoded(context):
+    media = encoded(numbered(40), context)
+    places = samples(media.path)
+    blank(media.path, places[30][0], places[-1][1])
+    (made,) = derive(media, context, PLAIN)
+    assert number(made) == 20
+
+
+def test_a_video_that_ends_too_early_is_named(context):
+    media = replace(encoded(numbered(9), context), frames=40, duration=40 / 24)
+    with pytest.raises(FramesUnreadable, match=r"^0\.mp4: ffmpeg gave 0 of 1 frames: the file is too short$"):
+        list(derive(media, context, PLAIN))
+    with pytest.raises(FramesUnreadable, match=r"^0\.mp4: ffmpeg gave 2 of 9 frames: the file is too short$"):
+        derive_module.contact_sheet(media, context)
 
 
 def test_a_file_that_is_no_video_is_named(video, context, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
-    with pytest.raises(FramesUnreadable, match=r"^broken\.mp4: ffmpeg gave no frame: "):
+    with pytest.raises(FramesUnreadable, match=r"^broken\.mp4: ffmpeg gave 0 of 1 frames: "):
         list(derive(replace(video, clip=None, path=broken), context, PLAIN))
 
 

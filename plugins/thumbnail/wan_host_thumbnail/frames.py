@@ -22,7 +22,7 @@ _CHANNELS = 3
 
 
 class FramesUnreadable(WanHostError):
-    """The file gave no frame; the message ends with ffmpeg's last line."""
+    """The file gave too few frames; the message ends with ffmpeg's last line."""
 
 
 def small_size(width: int, height: int) -> tuple[int, int]:
@@ -34,7 +34,7 @@ def small_size(width: int, height: int) -> tuple[int, int]:
 def middle_frame(media: Media, context: HookContext) -> Image.Image:
     """Return the middle frame (of an even number, the later one) with its longest edge at 256 pixels.
 
-    Where the file must be read, ffmpeg seeks to the frame: it decodes from the key frame before it and never beyond it.
+    Where the file must be read, ffmpeg decodes from the last key frame on. In long videos of the host that is this frame.
     """
     size = small_size(media.width, media.height)
     if media.clip is not None:
@@ -42,10 +42,11 @@ def middle_frame(media: Media, context: HookContext) -> Image.Image:
     if media.kind == "image":
         with Image.open(media.path) as opened:
             return _shrink(np.asarray(opened.convert("RGB")), size)
-    # Half a frame early: the first frame at or after that time is the one meant, whatever the file's clock rounds to.
-    start = max(0.0, (media.frames // 2 - 0.5) / media.fps)
-    (frame,) = _read(media, context, size, seek=("-ss", f"{start:.6f}"), output=("-frames:v", "1"))
-    return frame
+    # Half a frame late for the demuxer, which then takes the key frame that may stand at the middle itself, and half a frame
+    # early for the filter, whatever the file's clock rounds to. The exact seek of ffmpeg would start at the key frame before.
+    middle = media.frames // 2
+    seek = ["-nofind_stream_info", "-noaccurate_seek", "-copyts", "-ss", f"{(middle + 0.5) / media.fps:.6f}"]
+    return _read(media, context, size, 1, chosen=f"gte(t\\,{(middle - 0.5) / media.fps:.6f})", seek=seek)[0]
 
 
 def spread_frames(media: Media, context: HookContext, count: int) -> list[Image.Image]:
@@ -57,8 +58,7 @@ def spread_frames(media: Media, context: HookContext, count: int) -> list[Image.
     chosen = spread(media.frames, count)
     if media.clip is not None:
         return [_shrink(media.clip[index], size) for index in chosen]
-    picked = "+".join(f"eq(n\\,{index})" for index in chosen)
-    return _read(media, context, size, output=("-fps_mode", "passthrough"), select=f"select={picked},")
+    return _read(media, context, size, len(chosen), chosen="+".join(f"eq(n\\,{index})" for index in chosen))
 
 
 def spread(frames: int, count: int) -> Sequence[int]:
@@ -72,29 +72,27 @@ def _shrink(frame: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 
 def _read(
-    media: Media,
-    context: HookContext,
-    size: tuple[int, int],
-    *,
-    seek: tuple[str, ...] = (),
-    output: tuple[str, ...] = (),
-    select: str = "",
+    media: Media, context: HookContext, size: tuple[int, int], count: int, *, chosen: str, seek: Sequence[str] = ()
 ) -> list[Image.Image]:
-    """Have ffmpeg decode, scale and hand over raw pixels. Raise FramesUnreadable where none come."""
+    """Have ffmpeg hand over the first ``count`` frames for which the expression ``chosen`` is true, scaled.
+
+    Raise FramesUnreadable where there are fewer.
+    """
     from imageio_ffmpeg import get_ffmpeg_exe
 
     width, height = size
-    command = [get_ffmpeg_exe(), "-v", "error", "-nostdin", "-threads", "1", *seek, "-i", str(media.path), *output]
-    command += ["-an", "-vf", f"{select}scale={width}:{height}:flags=lanczos", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+    command = [get_ffmpeg_exe(), "-v", "error", "-nostdin", "-threads", "1", *seek, "-i", str(media.path), "-an"]
+    command += ["-vf", f"select={chosen},scale={width}:{height}:flags=lanczos", "-fps_mode", "passthrough"]
+    command += ["-frames:v", str(count), "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
     context.check()
     try:
         done = subprocess.run(command, capture_output=True, timeout=max(0.1, context.remaining()), check=False)  # noqa: S603  # no shell; the path is the host's own
     except subprocess.TimeoutExpired as error:
         context.check()
         raise FramesUnreadable(f"{media.path.name}: ffmpeg took longer than the stage may") from error
-    length = width * height * _CHANNELS
-    if done.returncode != 0 or not done.stdout or len(done.stdout) % length:
+    came = len(done.stdout) // (height * width * _CHANNELS)
+    if done.returncode != 0 or came != count:
         words = done.stderr.decode(errors="replace").strip().splitlines()
-        raise FramesUnreadable(f"{media.path.name}: ffmpeg gave no frame: {words[-1] if words else 'the file is too short'}")
-    pixels = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, _CHANNELS)
-    return [Image.fromarray(frame) for frame in pixels]
+        why = words[-1] if words else "the file is too short"
+        raise FramesUnreadable(f"{media.path.name}: ffmpeg gave {came} of {count} frames: {why}")
+    return [Image.fromarray(frame) for frame in np.frombuffer(done.stdout, np.uint8).reshape(count, height, width, _CHANNELS)]
