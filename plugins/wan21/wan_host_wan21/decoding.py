@@ -74,4 +74,5 @@ def decode(vae: Any, latents: torch.Tensor, processor: Any) -> NDArray[np.uint8]
     std = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(latents.device, latents.dtype)
     video = vae.decode(latents / std + mean, return_dict=False)[0].float()
     frames = processor.postprocess_video(video, output_type="pt")[0]
-    return (frames.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    # in order already on the device: the host takes a tenth of a second for 81 frames, with the device at rest
+    return (frames.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).contiguous().cpu().numpy()
