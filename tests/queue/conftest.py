@@ -43,6 +43,15 @@ async def redis(server_url: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
+async def without_groups(server_url: str, redis: Redis) -> AsyncIterator[str]:
+    """The address of a server that refuses consumer groups in scripts."""
+    refused = ["-xreadgroup", "-xgroup", "-xack", "-xclaim", "-xautoclaim", "-xpending", "-xinfo"]
+    await redis.execute_command("ACL", "SETUSER", "plain", "on", ">word", "~*", "+@all", *refused)
+    yield server_url.replace("unix://", "unix://plain:word@")
+    await redis.acl_deluser("plain")
+
+
+@pytest.fixture
 async def open_(server_url: str, name: str, tmp_path: Any) -> AsyncIterator[OpenQueue]:
     """Open the test's queue, as many times as there are workers."""
     async with contextlib.AsyncExitStack() as stack:

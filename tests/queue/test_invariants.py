@@ -86,15 +86,6 @@ async def run(queue: JobQueue, claim, dice: random.Random, ledger: Ledger) -> No
         return
 
 
-@pytest.fixture
-async def without_groups(server_url, redis):
-    """The address of a server that refuses consumer groups in scripts."""
-    refused = ["-xreadgroup", "-xgroup", "-xack", "-xclaim", "-xautoclaim", "-xpending", "-xinfo"]
-    await redis.execute_command("ACL", "SETUSER", "plain", "on", ">word", "~*", "+@all", *refused)
-    yield server_url.replace("unix://", "unix://plain:word@")
-    await redis.acl_deluser("plain")
-
-
 async def test_every_job_ends_exactly_once_where_groups_are_refused(without_groups, open_, redis, name, monkeypatch):
     def open_plain(worker_id, **options):
         return open_(worker_id, url=without_groups, **options)

@@ -170,6 +170,16 @@ async def test_an_entry_that_was_read_but_never_leased_is_rescued(queue, redis, 
     assert await claim_ids(queue) == ["a"]
 
 
+async def test_a_poll_finds_the_next_job_behind_many_that_run_where_groups_are_refused(without_groups, open_, redis, name):
+    queue = await open_(url=without_groups)
+    await redis.rpush(name, *(job(f"j{index}") for index in range(100)))
+    for _ in range(3):
+        await queue.poll(claims=50)
+    await queue.push(job("next"))
+    await redis.hset(f"{{{name}}}:meta", "touched", 0)  # the next poll reads the stream anew
+    assert await claim_ids(queue) == ["next"]
+
+
 class TestAdoption:
     async def test_a_worker_that_restarts_has_its_job_again(self, open_):
         before = await open_("w1")

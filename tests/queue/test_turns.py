@@ -14,6 +14,15 @@ async def push_all(redis, name, jobs):
     await redis.rpush(name, *(job(job_id, user_id=user) for user, job_id in jobs))
 
 
+async def read_long_ago(redis, name):
+    """Let all that was read from the stream be read eleven minutes ago, and the next poll tidy."""
+    stream = f"{{{name}}}:stream:0"
+    entries = [row["message_id"] for row in await redis.xpending_range(stream, "workers", "-", "+", 10_000)]
+    if entries:
+        await redis.xclaim(stream, "workers", "w1", 0, entries, idle=700_000)
+    await redis.hset(f"{{{name}}}:meta", "touched", "1")
+
+
 async def drain(queue, count):
     return [job_id for _ in range(count) for job_id in await claim_ids(queue)]
 
@@ -81,13 +90,11 @@ async def test_jobs_without_a_user_are_one_users(open_, payload):
     assert await claim_ids(queue) == [payload["id"]]
 
 
-async def test_jobs_that_wait_for_their_turn_are_not_taken_for_lost(open_, redis, name, monkeypatch):
+async def test_jobs_that_wait_for_their_turn_are_not_taken_for_lost(open_, redis, name):
     queue = await open_(fair_users=True)
     await push_all(redis, name, [*backlog("ann", 3), *backlog("bob", 1)])
     assert await claim_ids(queue) == ["ann-000"]
-    for entry in await redis.xpending_range(f"{{{name}}}:stream:0", "workers", "-", "+", 10):
-        await redis.xclaim(f"{{{name}}}:stream:0", "workers", "w1", 0, [entry["message_id"]], idle=700_000)
-    await redis.hset(f"{{{name}}}:meta", "touched", "1")  # the next poll tidies
+    await read_long_ago(redis, name)
     assert await drain(queue, 3) == ["bob-000", "ann-001", "ann-002"]
     assert await redis.zcard(f"{{{name}}}:delayed:0") == 0
 
@@ -99,4 +106,36 @@ async def test_what_is_kept_about_users_does_not_grow(open_, redis, name):
     await redis.hset(f"{{{name}}}:meta", "touched", "1")
     await claim_ids(queue)
     assert await redis.zcard(f"{{{name}}}:users:0") == 0
+    assert await redis.zcard(f"{{{name}}}:turns:0") == 0
+
+
+async def test_a_turn_is_kept_where_consumer_groups_are_refused_and_the_stream_is_read_anew(without_groups, open_, redis, name):
+    queue = await open_(url=without_groups, fair_users=True)
+    await push_all(redis, name, backlog("ann", 3))
+    assert await claim_ids(queue) == ["ann-000"]
+    await push_all(redis, name, backlog("bob", 1))
+    await queue.poll(claims=0)
+    await redis.hset(f"{{{name}}}:meta", "touched", "1")
+    assert await drain(queue, 3) == ["ann-001", "bob-000", "ann-002"]
+    assert await drain(queue, 3) == []
+
+
+async def test_a_job_that_was_read_but_never_leased_is_rescued_behind_any_number_that_wait_for_their_turn(open_, redis, name):
+    queue = await open_(fair_users=True, moved_a_poll=5000)
+    await push_all(redis, name, backlog("ann", 1100))
+    await drain(queue, 3)
+    await push_all(redis, name, [("bob", "lost")])
+    await queue.poll(claims=0)
+    await redis.xreadgroup("workers", "dead", {f"{{{name}}}:stream:0": ">"})
+    await read_long_ago(redis, name)
+    assert "lost" in await drain(queue, 4)
+
+
+async def test_a_poll_claims_although_hundreds_that_were_cancelled_had_the_next_turns(open_, redis, name):
+    queue = await open_(fair_users=True, moved_a_poll=5000)
+    await push_all(redis, name, backlog("ann", 502))
+    assert await claim_ids(queue) == ["ann-000"]
+    for index in range(1, 501):
+        assert await queue.cancel(f"ann-{index:03}") == "cancelled"
+    assert await claim_ids(queue) == ["ann-501"]
     assert await redis.zcard(f"{{{name}}}:turns:0") == 0

@@ -4,8 +4,8 @@
 -- ARGV[1]  request id: a repetition of the same request changes nothing more and is answered the same
 -- ARGV[2]  seconds that a finished job, a dead letter or a report is kept (R); live keys are kept four times as long
 --
---   {wan_queue}:meta           hash    schema, epoch (drawn when the server was empty), touched, and where
---                                      consumer groups are refused a cursor for every stream
+--   {wan_queue}:meta           hash    schema, epoch (drawn when the server was empty), touched, of every stream how far
+--                                      it was searched for what to rescue, and where groups are refused a cursor
 --   {wan_queue}:intake         list    entries that a blocking read has taken from the producers' list
 --   {wan_queue}:stream:<p>     stream  waiting and leased jobs of priority p (field id), consumer group `workers`
 --   {wan_queue}:leases:<p>     zset    claimed and running jobs by the end of their lease (ms)
@@ -105,6 +105,7 @@ local function dequeue(id, priority, entry)
   if entry ~= '' then
     group('XACK', stream_key(priority), GROUP, entry)
     redis.call('XDEL', stream_key(priority), entry)
+    redis.call('ZREM', turns_key(priority), entry .. ' ' .. id)
   end
   redis.call('ZREM', leases_key(priority), id)
   redis.call('ZREM', delayed_key(priority), id)

@@ -18,6 +18,8 @@ local TIDY = '600000'
 local LARGE = 4096
 local FAIR_FOR = 3600000
 local FAIR_A_POLL = 512
+local LOOKED_AT = 512
+local RESCUED_A_POLL = 500
 local claims, poisoned, duplicates = {}, {}, {}
 
 -- The value of a JSON text, or nil. Half a surrogate pair, which JavaScript writes when it cuts an emoji, is no reason to
@@ -204,7 +206,7 @@ end
 
 -- Jobs of this priority that nobody has had yet.
 local function claim_new(priority)
-  for _ = 1, 64 do
+  for _ = 1, LOOKED_AT do
     if #claims >= wanted then return end
     local read = read_next(stream_key(priority), 1)[1]
     if not read then return end
@@ -219,11 +221,12 @@ local function tag_new(priority)
   local clock = tonumber(redis.call('HGET', META, 'turn:' .. priority)) or 0
   for _, read in ipairs(read_next(stream_key(priority), FAIR_A_POLL)) do
     local id = ready(priority, read)
-    if id then
+    local turn = id and read[1] .. ' ' .. id
+    if id and not redis.call('ZSCORE', turns_key(priority), turn) then  -- a stream that is read anew brings some again
       local user = redis.call('HGET', job_key(id), 'user') or ''
       local tag = int(math.max(clock, tonumber(redis.call('ZSCORE', users_key(priority), user)) or 0) + 1)
       redis.call('ZADD', users_key(priority), tag, user)
-      redis.call('ZADD', turns_key(priority), tag, read[1] .. ' ' .. id)
+      redis.call('ZADD', turns_key(priority), tag, turn)
       keep(users_key(priority))
       keep(turns_key(priority))
     end
@@ -231,7 +234,7 @@ local function tag_new(priority)
 end
 
 local function claim_turns(priority)
-  for _ = 1, 64 do
+  for _ = 1, LOOKED_AT do
     if #claims >= wanted then return end
     local first = redis.call('ZPOPMIN', turns_key(priority))
     if not first[1] then return end
@@ -245,10 +248,19 @@ local function claim_turns(priority)
 end
 
 -- Entries that were read from the stream but are neither leased nor delayed, because a server failed in the middle of a script:
--- Redis's own list of pending entries knows them. They become due.
+-- Redis's own list of pending entries knows them. They become due. What waits for its turn is pending, too, so that the list
+-- may be long: a poll looks at a part of it, the next polls at the rest.
 local function rescue(priority)
-  local stream = stream_key(priority)
-  for _, row in ipairs(group('XPENDING', stream, GROUP, 'IDLE', TIDY, '-', '+', '100') or {}) do
+  local stream, place = stream_key(priority), 'rescue:' .. priority
+  local from = redis.call('HGET', META, place)
+  if not from then return end
+  local rows = group('XPENDING', stream, GROUP, 'IDLE', TIDY, from, '+', int(RESCUED_A_POLL)) or {}
+  if #rows == RESCUED_A_POLL then
+    redis.call('HSET', META, place, '(' .. rows[#rows][1])
+  else
+    redis.call('HDEL', META, place)
+  end
+  for _, row in ipairs(rows) do
     local found = redis.call('XRANGE', stream, row[1], row[1])[1]
     local id = found and found[2][2] or ''
     local state = fields(job_key(id), 'status', 'entry')
@@ -277,7 +289,7 @@ local function tidy()
     keep(users_key(p))
     keep(turns_key(p))
     if redis.call('EXISTS', stream) == 1 then
-      rescue(p)
+      redis.call('HSETNX', META, 'rescue:' .. p, '-')
       redis.call('HDEL', META, 'cursor:' .. stream)  -- begin again, in case a script had failed behind it
       keep(stream)
       keep(leases_key(p))
@@ -337,6 +349,7 @@ local waiting = redis.call('LLEN', KEYS[1]) + redis.call('LLEN', INTAKE)
 for p = 9, 0, -1 do
   local priority = int(p)
   if redis.call('EXISTS', stream_key(priority)) == 1 then
+    rescue(priority)
     if #claims < wanted then claim_due(priority, leases_key(priority)) end
     if #claims < wanted then claim_due(priority, delayed_key(priority)) end
     if #claims < wanted and turns then tag_new(priority) end
