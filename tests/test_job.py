@@ -549,3 +549,8 @@ def outcome(text):
         return resolve_job(parse_payload(text), models=MODELS, policy=POLICY, seed=DRAWN_SEED)
     except WanHostError as error:
         return error
+
+
+@pytest.mark.parametrize(("mode", "frames"), [("none", ()), ("single", (0,)), ("start", (0,)), ("end", (-1,)), ("both", (0, -1))])
+def test_a_request_knows_which_published_frames_show_a_reference(mode, frames):
+    assert resolve(IMAGES | {"reference_mode": mode}).request.reference_frames == frames

@@ -82,6 +82,13 @@ class GenerationRequest:
         """How many frames a published file has: ``frames``, or what the last frame processor makes of them."""
         return self.postprocess[-1].frames if self.postprocess else self.frames
 
+    @property
+    def reference_frames(self) -> tuple[int, ...]:
+        """Which published frames show a reference: 0 is the first, -1 the last."""
+        first = self.reference_mode in {ReferenceMode.SINGLE, ReferenceMode.START, ReferenceMode.BOTH}
+        last = self.reference_mode in {ReferenceMode.END, ReferenceMode.BOTH}
+        return (*((0,) if first else ()), *((-1,) if last else ()))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Clip:
