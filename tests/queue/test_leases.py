@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from dataclasses import asdict
 
 import pytest
@@ -257,6 +258,15 @@ class TestAServerThatComesBackEmpty:
         assert adopted is not None
         assert adopted.payload == claim.payload
         await after.finish(adopted, status="published", report=REPORT)
+
+    async def test_lists_and_turns_know_of_a_large_job_what_they_knew_before(self, queue, forget, redis, name):
+        claim = await claimed(queue, user_id="ann", seed=7, extra="x" * 20_000)
+        before = await redis.hmget(f"{{{name}}}:job:a", "brief", "user")
+        await forget()
+        await queue.check(claim)
+        assert await redis.hmget(f"{{{name}}}:job:a", "brief", "user") == before
+        (listed,) = await queue.jobs()
+        assert (json.loads(listed.payload)["user_id"], listed.seed, "x" * 600 in listed.payload) == ("ann", 7, False)
 
     async def test_is_noticed_by_the_next_poll(self, queue, forget):
         assert not (await queue.poll(claims=1)).state_lost

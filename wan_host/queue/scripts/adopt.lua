@@ -15,6 +15,7 @@ if state.status == '' then
   redis.call('HSET', job, 'payload', ARGV[8], 'digest', redis.sha1hex(ARGV[8]), 'size', int(#ARGV[8]), 'attempts', ARGV[9],
     'runs', ARGV[10], 'seed', ARGV[11], 'queued_at', ARGV[12], 'token', token, 'restored_at', int(now),
     'sequence', int(math.floor(now / 1000) + 250 * (tonumber(ARGV[10]) + 1)))  -- above what its runs may have used
+  note_payload(job, ARGV[8], table_or_empty(parse(ARGV[8])))
   enqueue(id, ARGV[13])
 elseif state.token ~= token then  -- somebody else wrote it anew first: the higher token is the later holder
   local open = state.status == 'waiting' or state.status == 'claimed' or state.status == 'running'

@@ -26,6 +26,7 @@
 local SCHEMA = '1'
 local GROUP = 'workers'
 local DEAD_LETTERS = '10000'
+local LARGE = 4096
 local request, retention = ARGV[1], tonumber(ARGV[2])
 local live = retention * 4
 local root = '{' .. KEYS[1] .. '}:'
@@ -138,6 +139,58 @@ local function is_utf8(text)
   text = text:gsub('[\241-\243][\128-\191][\128-\191][\128-\191]', '.')
   text = text:gsub('\244[\128-\143][\128-\191][\128-\191]', '.')
   return not text:find('[\128-\255]')
+end
+
+-- The value of a JSON text, or nil. Half a surrogate pair, which JavaScript writes when it cuts an emoji, is no reason to
+-- lose the job: what is read here (id, priority, whether there is a seed) does not depend on it, and the payload stays as it is.
+local function parse(text)
+  local ok, value = pcall(cjson.decode, text)
+  if ok then return value end
+  local mended = text:gsub('\\\\', '\1\1'):gsub('\\u[dD][89a-fA-F]%x%x', '\\ufffd'):gsub('\1\1', '\\\\')
+  ok, value = pcall(cjson.decode, mended)
+  if ok then return value end
+  return nil
+end
+
+local function table_or_empty(value) return type(value) == 'table' and value or {} end
+local function is_plain(value) return type(value) == 'string' and #value <= 128 and value:match('^[A-Za-z0-9._%-]+$') end
+local function given(value) return value ~= nil and value ~= cjson.null end
+
+-- The seed in a payload's value, where `seed_of` looks for it too; nil where there is none.
+local function seed_in(value)
+  for _, holder in ipairs({table_or_empty(value.config), value, table_or_empty(value.metadata)}) do
+    if given(holder.seed) then return holder.seed end
+  end
+  return nil
+end
+
+-- The first 500 characters of a text that is UTF-8; nil for anything else than a text.
+local function beginning(text)
+  if type(text) ~= 'string' then return nil end
+  local characters = 0
+  for place in text:gmatch('()[^\128-\191]') do
+    characters = characters + 1
+    if characters > 500 then return text:sub(1, place - 1) end
+  end
+  return text
+end
+
+-- What lists tell of a large payload, in a payload's form. The seed is copied as it is written: cjson has 14 digits.
+local function brief_of(payload, value)
+  local brief = cjson.encode({type = beginning(value.type), user_id = beginning(value.user_id), prompt = beginning(value.prompt),
+    config = {model = beginning(table_or_empty(value.config).model)}})
+  local seed = seed_in(value)
+  if type(seed) ~= 'number' then return brief end
+  for digits in payload:gmatch('"seed"%s*:%s*(%-?%d+)[%s,}]') do
+    if tonumber(digits) == seed then return (brief:gsub('}$', ',"seed":' .. digits .. '}')) end
+  end
+  return brief
+end
+
+-- What turns and lists need to know of a payload: its user, and of a large one what it is about.
+local function note_payload(job, payload, value)
+  redis.call('HSET', job, 'user', is_plain(value.user_id) and value.user_id or '')  -- any other is refused by the host
+  if #payload > LARGE then redis.call('HSET', job, 'brief', brief_of(payload, value)) end
 end
 
 -- The first kilobyte, always valid UTF-8: a REST client fails on anything else after the entry is gone.

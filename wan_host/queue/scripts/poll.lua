@@ -15,23 +15,11 @@ local worker, lease, wanted = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local move_limit, entry_limit, randomness, about = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
 local BYTES_A_POLL = 8388608
 local TIDY = '600000'
-local LARGE = 4096
 local FAIR_FOR = 3600000
 local FAIR_A_POLL = 512
 local LOOKED_AT = 512
 local RESCUED_A_POLL = 500
 local claims, poisoned, duplicates = {}, {}, {}
-
--- The value of a JSON text, or nil. Half a surrogate pair, which JavaScript writes when it cuts an emoji, is no reason to
--- lose the job: what is read here (id, priority, whether there is a seed) does not depend on it, and the payload stays as it is.
-local function parse(text)
-  local ok, value = pcall(cjson.decode, text)
-  if ok then return value end
-  local mended = text:gsub('\\\\', '\1\1'):gsub('\\u[dD][89a-fA-F]%x%x', '\\ufffd'):gsub('\1\1', '\\\\')
-  ok, value = pcall(cjson.decode, mended)
-  if ok then return value end
-  return nil
-end
 
 -- The JSON text of the job's object, as the producer wrote it, and its value; or nil and the reason. The text is never encoded
 -- anew: cjson would turn [] into {} and 2^53+1 into 2^53.
@@ -52,41 +40,6 @@ local function unwrap(text)
     end
   end
   return nil, 'not_an_object'
-end
-
-local function table_or_empty(value) return type(value) == 'table' and value or {} end
-local function is_plain(value) return type(value) == 'string' and #value <= 128 and value:match('^[A-Za-z0-9._%-]+$') end
-local function given(value) return value ~= nil and value ~= cjson.null end
-
--- The seed in a payload's value, where `seed_of` looks for it too; nil where there is none.
-local function seed_in(value)
-  for _, holder in ipairs({table_or_empty(value.config), value, table_or_empty(value.metadata)}) do
-    if given(holder.seed) then return holder.seed end
-  end
-  return nil
-end
-
--- The first 500 characters of a text that is UTF-8; nil for anything else than a text.
-local function beginning(text)
-  if type(text) ~= 'string' then return nil end
-  local characters = 0
-  for place in text:gmatch('()[^\128-\191]') do
-    characters = characters + 1
-    if characters > 500 then return text:sub(1, place - 1) end
-  end
-  return text
-end
-
--- What lists tell of a large payload, in a payload's form. The seed is copied as it is written: cjson has 14 digits.
-local function brief_of(payload, value)
-  local brief = cjson.encode({type = beginning(value.type), user_id = beginning(value.user_id), prompt = beginning(value.prompt),
-    config = {model = beginning(table_or_empty(value.config).model)}})
-  local seed = seed_in(value)
-  if type(seed) ~= 'number' then return brief end
-  for digits in payload:gmatch('"seed"%s*:%s*(%-?%d+)[%s,}]') do
-    if tonumber(digits) == seed then return (brief:gsub('}$', ',"seed":' .. digits .. '}')) end
-  end
-  return brief
 end
 
 local function poison(text, reason, problem)
@@ -131,8 +84,6 @@ local function take_in(text)
   if problem ~= '' then
     redis.call('HSET', job, 'problem', problem, 'head', head_of(payload))
     payload = cjson.encode({id = id})
-  elseif #payload > LARGE then
-    redis.call('HSET', job, 'brief', brief_of(payload, value))
   end
   local seed = ''
   if seed_in(value) == nil then
@@ -141,7 +92,8 @@ local function take_in(text)
   local priority = value.priority
   if type(priority) ~= 'number' or priority < 0 or priority > 9 or priority ~= math.floor(priority) then priority = 0 end
   redis.call('HSET', job, 'payload', payload, 'digest', redis.sha1hex(payload), 'size', int(#text), 'seed', seed, 'attempts', '0',
-    'queued_at', int(now), 'user', is_plain(value.user_id) and value.user_id or '')  -- any other is refused by the host
+    'queued_at', int(now))
+  note_payload(job, payload, value)
   if status ~= '' then redis.call('ZREM', JOBS, id) end  -- listed by its last intake
   enqueue(id, int(priority))
 end
