@@ -16,7 +16,9 @@ from wan_host_wan21.checkpoint import Checkpoint, Kind, recognise
 from wan_host_wan21.components import load_components
 from wan_host_wan21.fake import REAL, TINY, random_components, write_turbo
 from wan_host_wan21.generation import generate
+from wan_host_wan21.memory import Placement
 from wan_host_wan21.model import Wan21
+from wan_host_wan21.placement import grow_segments
 from wan_host_wan21.sampling import generated_frames
 from wan_host_wan21.settings import Wan21Settings
 from wan_host_wan21.turbo import shifted
@@ -73,6 +75,12 @@ class Watch:
     def preview(self, image: Any) -> None:
         """Look at no picture."""
 
+    def clip_frames(self, _seed: int) -> np.ndarray | None:
+        """Share no room with a host: there is none."""
+
+    def frames_ready(self, _seed: int, _count: int) -> None:
+        """Tell nobody."""
+
     def resume(self, made_with: Any) -> None:
         """Begin anew."""
 
@@ -117,6 +125,8 @@ class Subject:
         folder.mkdir(parents=True, exist_ok=True)
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         watch = Watch(device)
+        if device.type == "cuda":
+            grow_segments()  # as the plugin does when it loads; stock gains by it, too
         if checkpoint is None:
             found = Checkpoint(
                 path=folder, kind=Kind.T2V, heads=TINY.heads if size == "tiny" else REAL.heads, random_weights=True
@@ -159,9 +169,7 @@ class Subject:
         """Make one clip; return what was measured, and its latents under ``latents``."""
         watch = Watch(self.device)
         self.model.embeddings.forget()
-        if variant == STOCK:
-            self.model.acceleration.leave()
-            self.model.loras.remove()
+        self._place(variant, case)
         self._forget_peaks()
         wait(self.device)
         begun = time.perf_counter()
@@ -178,8 +186,21 @@ class Subject:
             "latents": watch.latents,
         } | self._peaks()
 
-    def _preset(self, preset: str, case: Case, watch: Watch) -> dict[str, Any]:
-        request = GenerationRequest(
+    def _place(self, variant: str, case: Case) -> None:
+        """Have the weights where the variant wants them, as a job of the same kind before this one would have left them."""
+        placer = self.model.placer
+        placement = Placement.RESIDENT if variant == STOCK else placer.admit(self.request(variant, case))
+        if variant == STOCK or placer.moves_transformer(placement):
+            self.model.acceleration.leave()
+        placer.place(placement)
+        if variant == STOCK:
+            self.model.loras.remove()
+            with placer.encoding():
+                pass  # the text encoder is back, to stay
+
+    def request(self, preset: str, case: Case) -> GenerationRequest:
+        """Return what a preset is asked for."""
+        return GenerationRequest(
             job_id="benchmark",
             job_type="video",
             media="image" if case.frames == 1 else "video",
@@ -196,8 +217,10 @@ class Subject:
             seed=SEED,
             preset=preset,
         )
+
+    def _preset(self, preset: str, case: Case, watch: Watch) -> dict[str, Any]:
         assert generated_frames(case.frames) == case.frames
-        return dict(generate(request, self.model, watch).metadata)
+        return dict(generate(self.request(preset, case), self.model, watch).metadata)
 
     def _stock(self, case: Case, watch: Watch) -> dict[str, Any]:
         """Call diffusers' pipeline as it comes, in three pieces so that its stages can be timed."""

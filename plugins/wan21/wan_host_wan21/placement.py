@@ -62,7 +62,7 @@ class Placer:
 
     def place(self, placement: Placement) -> None:
         """Move weights so that ``placement`` holds. A text encoder that rests comes back when it is needed, to stay."""
-        components = self._components
+        components, before = self._components, self.current
         self.current = placement
         if placement is Placement.LEAN:
             self._transformer_blocks.attach()
@@ -84,6 +84,8 @@ class Placer:
             self._table.attach()
         self._move(components.text_encoder, self._text_blocks.tensors() | self._table.tensors())
         components.share_modules()
+        if placement is not before:
+            empty_cache(self._device)
 
     @contextmanager
     def encoding(self) -> Iterator[None]:
