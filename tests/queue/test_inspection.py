@@ -118,19 +118,31 @@ async def test_jobs_are_listed_newest_first_and_by_status(queue):
     assert [state.job_id for state in await queue.jobs(limit=1, status="waiting")] == ["c"]
 
 
-async def test_workers_are_listed_with_what_they_are_and_do(open_):
+async def test_workers_are_listed_with_what_they_are_and_do(open_, redis, name):
     queue, visitor = await open_("w1", lease_seconds=0.1), await open_("visitor")
     await queue.push(job("a"))
     (claim,) = (await queue.poll(claims=1, worker={"device": "cuda:0"})).claims
     await queue.start(claim)
     (worker,) = await visitor.workers()
     assert (worker.worker_id, worker.alive, worker.about, worker.jobs) == ("w1", True, {"device": "cuda:0"}, {"a": "running"})
-    await asyncio.sleep(0.12)
+    await redis.hincrby(f"{{{name}}}:worker:w1", "seen", -16_000)
     (worker,) = await visitor.workers()
     assert not worker.alive
     await queue.renew([claim])
     (again,) = await visitor.workers()
     assert (again.alive, again.since) == (True, worker.since)
+
+
+@pytest.mark.parametrize(("lease", "longest"), [(3, 15), (30, 30)])
+async def test_a_worker_is_alive_for_its_lease_and_at_least_for_as_long_as_an_idle_one_is_silent(
+    open_, redis, name, lease, longest
+):
+    queue = await open_(lease_seconds=lease)
+    await queue.poll(claims=1, worker={"device": "cpu"})
+    await redis.hincrby(f"{{{name}}}:worker:w1", "seen", -(longest - 2) * 1000)
+    assert [worker.alive for worker in await queue.workers()] == [True]
+    await redis.hincrby(f"{{{name}}}:worker:w1", "seen", -2001)
+    assert [worker.alive for worker in await queue.workers()] == [False]
 
 
 async def test_a_worker_that_leaves_is_not_listed_any_more(open_):

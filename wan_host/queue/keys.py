@@ -8,7 +8,7 @@ from typing import Final
 from wan_host.errors import SettingsError
 
 __all__ = ["DEFAULT_ENTRY_LIMIT", "DEFAULT_NAME", "DELIVERY_SECONDS", "MOVED_A_POLL", "RESERVED_SEQUENCE", "RETENTION_SECONDS"]
-__all__ += ["checked_name", "intake_key"]
+__all__ += ["SILENCE_SECONDS", "checked_name", "intake_key"]
 
 DEFAULT_NAME: Final = "wan_queue"
 DEFAULT_ENTRY_LIMIT: Final = 1_048_576
@@ -19,6 +19,8 @@ RETENTION_SECONDS: Final = 7 * 86_400
 """How long finished jobs, reports and dead letters are kept; what is still to be done is kept four times as long."""
 DELIVERY_SECONDS: Final = 60.0
 """A worker that took a report has this long to deliver it before another worker may."""
+SILENCE_SECONDS: Final = 15.0
+"""A worker that does nothing is seen at least so often: over TCP every 5 s, over REST every 12.5 s."""
 RESERVED_SEQUENCE: Final = 250
 """Sequence numbers that a run may use for its `processing` reports without asking the server.
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from wan_host.queue.keys import SILENCE_SECONDS
+
 __all__ = [
     "Claim",
     "DeadLetter",
@@ -180,7 +182,7 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class WorkerState:
-    """A worker that was seen within a day; ``alive``: within its lease. ``jobs``: id and status of what it holds."""
+    """A worker that was seen within a day; ``alive``: within its lease, or 15 s. ``jobs``: id and status of what it holds."""
 
     worker_id: str
     since: float
@@ -314,5 +316,5 @@ def worker_from(row: Sequence[str], now: int) -> WorkerState:
     """Build a worker's state from `workers.lua`'s row; ``now`` and the row's times are in ms."""
     worker_id, since, seen, lease, about = row[:5]
     said = {key: str(value) for key, value in (json_or_none(about) or {}).items()}
-    alive = now - int(seen) <= int(lease)
+    alive = now - int(seen) <= max(int(lease), SILENCE_SECONDS * 1000)
     return WorkerState(worker_id, int(since) / 1000, int(seen) / 1000, alive, said, _pairs(row[5:]))
