@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import statistics
 import sys
 import tempfile
@@ -41,14 +42,20 @@ def moving_pattern() -> np.ndarray:
     return frames
 
 
-def milliseconds(media: Media, context: StageContext, settings: ThumbnailSettings) -> list[float]:
-    """Return the times of the runs, the first of which (imports) is left out."""
-    times = []
+def milliseconds(media: Media, context: StageContext, settings: ThumbnailSettings) -> tuple[list[float], list[float]]:
+    """Return the times of the runs by the clock and of the core, sorted; the first run (imports) is left out."""
+    clock, core = [], []
     for _ in range(RUNS + 1):
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), core_seconds()
         list(derive(media, context, settings))
-        times.append(1000 * (time.perf_counter() - start))
-    return sorted(times[1:])
+        clock.append(1000 * (time.perf_counter() - start))
+        core.append(1000 * (core_seconds() - worked))
+    return sorted(clock[1:]), sorted(core[1:])
+
+
+def core_seconds() -> float:
+    """Return what this process and its children have used: on a busy machine the clock says more of the others."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def main() -> int:
@@ -62,16 +69,17 @@ def main() -> int:
         plain, all_files = ThumbnailSettings(animated=False, sheet=False), ThumbnailSettings(animated=True, sheet=True)
         core = platform.processor() or platform.machine()
         print(f"{FRAMES} frames of {WIDTH}x{HEIGHT}, {media.file_size_bytes} bytes, one core of {core}, {RUNS} runs")
-        print(f"{'':34}median   worst  (ms)")
+        print(f"{'':34}median   worst   core's  (ms)")
         missed = False
         for name, asset, settings in (
             ("thumbnail, frames at hand", media, plain),
             ("thumbnail, seeking in the file", replace(media, clip=None), plain),
             ("with preview and sheet", media, all_files),
         ):
-            times = milliseconds(asset, context, settings)
-            print(f"{name:32}{statistics.median(times):8.1f}{times[-1]:8.1f}")
-            missed |= settings is plain and statistics.median(times) > TARGET_MS
+            clock, core = milliseconds(asset, context, settings)
+            median = statistics.median(clock)
+            print(f"{name:32}{median:8.1f}{clock[-1]:8.1f}{statistics.median(core):9.1f}")
+            missed |= settings is plain and median > TARGET_MS
     print("target: 60 ms for a thumbnail:", "missed" if missed else "met")
     return int(missed)
 

@@ -34,7 +34,8 @@ def small_size(width: int, height: int) -> tuple[int, int]:
 def middle_frame(media: Media, context: HookContext) -> Image.Image:
     """Return the middle frame (of an even number, the later one) with its longest edge at 256 pixels.
 
-    Where the file must be read, ffmpeg decodes from the last key frame on. In long videos of the host that is this frame.
+    Where the file must be read, that is one frame decoded if it is a key frame, as in long videos of the host, and else those
+    from the last key frame on.
     """
     size = small_size(media.width, media.height)
     if media.clip is not None:
@@ -42,11 +43,15 @@ def middle_frame(media: Media, context: HookContext) -> Image.Image:
     if media.kind == "image":
         with Image.open(media.path) as opened:
             return _shrink(np.asarray(opened.convert("RGB")), size)
-    # Half a frame late for the demuxer, which then takes the key frame that may stand at the middle itself, and half a frame
-    # early for the filter, whatever the file's clock rounds to. The exact seek of ffmpeg would start at the key frame before.
-    middle = media.frames // 2
-    seek = ["-nofind_stream_info", "-noaccurate_seek", "-copyts", "-ss", f"{(middle + 0.5) / media.fps:.6f}"]
-    return _read(media, context, size, 1, chosen=f"gte(t\\,{(middle - 0.5) / media.fps:.6f})", seek=seek)[0]
+    # Half a frame either way, whatever the file's clock rounds to: the demuxer then starts at the frame itself where it is a key
+    # frame, which ffmpeg's exact seek would not.
+    before, after = ((media.frames // 2 + half) / media.fps for half in (-0.5, 0.5))
+    chosen = f"between(t\\,{before:.6f}\\,{after:.6f})"
+    seek = ["-nofind_stream_info", "-noaccurate_seek", "-copyts", "-ss", f"{after:.6f}"]
+    try:  # ffmpeg decodes ahead of what is asked for; of key frames there are no others
+        return _read(media, context, size, 1, chosen=chosen, seek=["-skip_frame", "nokey", *seek])[0]
+    except FramesUnreadable:
+        return _read(media, context, size, 1, chosen=chosen, seek=seek)[0]
 
 
 def spread_frames(media: Media, context: HookContext, count: int) -> list[Image.Image]:
