@@ -231,10 +231,11 @@ def test_presets_give_the_same_frames_whatever_ran_before(*, preset, model, fram
         assert first.metadata["fp8_layers"] > 0
 
 
-def test_compiled_fused_and_recorded_passes_of_vace_are_near_and_the_same_every_time(
-    *, model, load_model, folder, frames, requests, recorder
+@pytest.mark.parametrize("placement", ["resident", "lean"])
+def test_compiled_passes_of_vace_are_near_and_the_same_every_time(
+    *, placement, model, load_model, folder, frames, requests, recorder
 ):
-    compiled = load_model(folder, placement="resident", compile=True)
+    compiled = load_model(folder, placement=placement, compile=True)
     if DEVICE == "cpu":
         compiled.acceleration.compiles_with |= {"backend": "eager"}
     for name, request in requests.items():
@@ -242,11 +243,21 @@ def test_compiled_fused_and_recorded_passes_of_vace_are_near_and_the_same_every_
         assert made.metadata["compiled"] is True
         assert np.abs(made.clips[0].frames.astype(int) - frames(request, model)).mean() < 4, name
         assert np.array_equal(frames(request, compiled), made.clips[0].frames), name
-    if DEVICE != "cpu":
-        graphs = compiled.acceleration.cache.graphs
-        assert graphs is not None
+    graphs = compiled.acceleration.cache.graphs
+    assert (graphs is not None) == (DEVICE != "cpu" and placement == "resident")
+    if graphs is not None:
         assert not graphs._refused
         assert len(graphs._kept) >= len(requests)
+
+
+@needs_cuda
+def test_what_rests_is_locked_until_its_model_goes(load_model, folder):
+    kept = load_model(folder, placement="lean")
+    held = [rest.held for rest in kept.placer.transformer_blocks._rests]
+    assert held
+    assert all(one.is_pinned() for one in held)
+    kept.close()
+    assert not any(one.is_pinned() for one in held)
 
 
 @needs_cuda

@@ -214,6 +214,27 @@ def test_compiled_and_fused_blocks_give_what_they_gave(load_tiny, video, picture
     assert np.abs(fused.clips[0].frames.astype(int) - plain.clips[0].frames).max() <= 1
 
 
+def test_blocks_that_come_for_their_own_pass_are_compiled_too(load_tiny, video, picture, recorder, monkeypatch):
+    monkeypatch.setenv("WAN_HOST_WAN21_PLACEMENT", "lean")
+    monkeypatch.setenv("WAN_HOST_WAN21_COMPILE", "true")
+    model = load_tiny("vace")
+    model.acceleration.compiles_with |= {"backend": "eager"}
+    requests = [video(), video(reference_mode=ReferenceMode.START, references=References(first_frame=picture()))]
+    made = [generate(request, model, recorder()) for request in requests]
+    assert [one.metadata.get("compiled") for one in made] == [True, True]
+    assert not model.components.transformer.blocks[0].attn1.fused_projections
+    monkeypatch.setattr(model.acceleration, "_settings", model.settings.model_copy(update={"compile": False}))
+    model.acceleration.leave()
+    for request, compiled in zip(requests, made, strict=True):
+        plain = generate(request, model, recorder())
+        assert "compiled" not in plain.metadata
+        assert np.array_equal(plain.clips[0].frames, compiled.clips[0].frames)
+    resident = model.settings.model_copy(update={"placement": Placement.RESIDENT})
+    monkeypatch.setattr(model.placer, "_settings", resident)
+    assert np.array_equal(generate(requests[0], model, recorder()).clips[0].frames, made[0].clips[0].frames)
+    assert all(block._compiled_call_impl is None for block in model.components.transformer.blocks)
+
+
 def test_warming_up_compiles_every_default_shape_at_load(tiny_folder, info_of, recorder, monkeypatch):
     from wan_host_wan21 import acceleration
     from wan_host_wan21.model import load

@@ -87,11 +87,29 @@ def test_a_pass_that_raises_leaves_its_block_at_rest(parts):
     resting = parts[1].inner.weight.data_ptr()
     with pytest.raises(RuntimeError):
         parts[1](torch.ones(1, 7))
-    assert parts[1].inner.weight.data_ptr() != resting
-    blocks.settle()
     assert parts[1].inner.weight.data_ptr() == resting
     blocks.release()
     assert torch.equal(run(parts), expected)
+
+
+def test_a_compiled_call_finds_the_weights_on_the_device_and_goes_again(parts):
+    expected = run(parts)
+    blocks = Blocks(parts, CPU)
+    blocks.attach()
+    seen = []
+
+    def compiled(x):
+        seen.append(parts[2].inner.weight.data_ptr())
+        return parts[2]._call_impl(x)
+
+    blocks.compute_with(parts[2], compiled)
+    resting = parts[2].inner.weight.data_ptr()
+    assert torch.equal(run(parts), expected)
+    assert len(seen) == 1
+    assert resting not in seen
+    blocks.compute_with(parts[2], None)
+    assert torch.equal(run(parts), expected)
+    assert len(seen) == 1
 
 
 def test_the_resting_copy_is_made_once(parts):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wan_host_wan21.components import Components
     from wan_host_wan21.presets import Schedule
     from wan_host_wan21.settings import Wan21Settings
+    from wan_host_wan21.streaming import Blocks
 
 Facts = dict[str, str | int | float | bool]
 _SHAPES = 64
@@ -43,6 +44,8 @@ class Acceleration:
         self._entered: tuple[Any, ...] | None = None
         self._facts: Facts = {}
         self.cache = StepCache((components.transformer, components.plain))
+        self.streamed: Blocks | None = None
+        """What brings the blocks to the device where they do not stay there."""
         self.compiles_with: dict[str, Any] = {"fullgraph": True, "dynamic": False}
         """Options of torch.compile."""
         if self.compiles:
@@ -61,7 +64,7 @@ class Acceleration:
         """
         still = placement in STILL
         rounds = preset is not Preset.EXACT and still and self._settings.fp8 and fp8.why_not(self._device) is None
-        compiles = self.compiles and still and (rounds or not adapters)
+        compiles = self.compiles and placement is not Placement.FP8 and (rounds or not adapters)
         wanted = (rounds, compiles, adapters, still)
         if wanted != self._entered:
             self.leave()
@@ -74,7 +77,7 @@ class Acceleration:
         return self._facts
 
     def _put_in(self, *, rounds: bool, compiles: bool, adapters: bool, still: bool) -> None:
-        if compiles and not adapters:
+        if compiles and still and not adapters:
             self._fuse()
         if rounds:
             self._layers = fp8.Fp8Layers(self._blocks())
@@ -95,7 +98,7 @@ class Acceleration:
         self.cache.end()
         self.cache.graphs = None
         for block in self._compiled:
-            block._compiled_call_impl = None  # noqa: SLF001  # what Module.compile sets; it has no way back of its own
+            self._call(block, None)
         if self._layers is not None:
             self._layers.take_out()
             self._layers = None
@@ -154,9 +157,18 @@ class Acceleration:
     def _compile(self) -> None:
         for block in self._blocks():
             if block not in self._compiled:
+                before = block._compiled_call_impl  # noqa: SLF001  # as in _call
                 block.compile(**self.compiles_with)
-                self._compiled[block] = block._compiled_call_impl  # noqa: SLF001  # as in leave
-            block._compiled_call_impl = self._compiled[block]  # noqa: SLF001  # as in leave
+                self._compiled[block] = block._compiled_call_impl  # noqa: SLF001  # as in _call
+                block._compiled_call_impl = before  # noqa: SLF001  # as in _call
+            self._call(block, self._compiled[block])
+
+    def _call(self, block: Any, compiled: Any) -> None:
+        """Have a block run its compiled call, or its own with None."""
+        if self.streamed is not None and self.streamed.attached:
+            self.streamed.compute_with(block, compiled)
+        else:
+            block._compiled_call_impl = compiled  # noqa: SLF001  # what Module.compile sets; it has no way back of its own
 
     def _fuse(self) -> None:
         """Let query, key and value be one product, over one memory: the single weights become views of the joined one."""

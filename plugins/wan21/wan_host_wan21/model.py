@@ -54,6 +54,7 @@ class Wan21:
         self.loras = Loras(components, settings, [Lora(name=name, scale=scale) for name, scale in fixed])
         self.loras.before_change = self.acceleration.leave
         self.placer = Placer(components, self.device, settings)
+        self.acceleration.streamed = self.placer.transformer_blocks
         self.embeddings = PromptEmbeddings(components, self.device)
         self.previews = Previews(components.vae, self.device)
         self.decoder = decoder_of(components.vae, self.device, settings)
@@ -89,7 +90,6 @@ class Wan21:
         self.components.vae.clear_cache()
         self.decoder.clear_cache()
         self.acceleration.end()
-        self.placer.settle()
 
     def close(self) -> None:
         """Give the memory back."""

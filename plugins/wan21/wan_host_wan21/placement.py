@@ -34,7 +34,7 @@ class Placer:
         self.weights = measure(components)
         self.current = settings.placement or Placement.RESIDENT
         transformer, encoder = components.transformer, components.text_encoder.encoder
-        self._transformer_blocks = Blocks([*transformer.blocks, *getattr(transformer, "vace_blocks", ())], device)
+        self.transformer_blocks = Blocks([*transformer.blocks, *getattr(transformer, "vace_blocks", ())], device)
         self._text_blocks, self._table = Blocks(encoder.block, device), Lookup(encoder.embed_tokens, device)
         self._is_fp8 = False
 
@@ -65,9 +65,9 @@ class Placer:
         components, before = self._components, self.current
         self.current = placement
         if placement is Placement.LEAN:
-            self._transformer_blocks.attach()
+            self.transformer_blocks.attach()
         else:
-            self._transformer_blocks.detach()
+            self.transformer_blocks.detach()
         if placement is Placement.FP8 and not self._is_fp8:
             import torch
 
@@ -78,7 +78,7 @@ class Placer:
         self._move(components.vae)
         if components.image_encoder is not None:
             self._move(components.image_encoder)
-        self._move(components.transformer, self._transformer_blocks.tensors())
+        self._move(components.transformer, self.transformer_blocks.tensors())
         if placement is not Placement.RESIDENT:
             self._text_blocks.attach()
             self._table.attach()
@@ -105,13 +105,8 @@ class Placer:
     def denoised(self) -> None:
         """Make room for the decoder: what denoising took is given back where memory is short."""
         if self.current is not Placement.RESIDENT:
-            self._transformer_blocks.release()
+            self.transformer_blocks.release()
             empty_cache(self._device)
-
-    def settle(self) -> None:
-        """Put right what a job that was cut off left."""
-        self._transformer_blocks.settle()
-        self._text_blocks.settle()
 
     def _choose(self, job: Job, attempt: int) -> Placement:
         if self._settings.placement is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch  # noqa: TID253  # this module is imported with a loaded model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _ALIGNED = 256
 """Bytes: as torch aligns tensors on a GPU, so that kernels and compiled code find what they expect."""
@@ -49,11 +49,11 @@ class _Rest:
         if hasattr(mmap, "MADV_HUGEPAGE"):
             memory.madvise(mmap.MADV_HUGEPAGE)  # a few hundred large pages are faster to get and to lock than 100,000 small ones
         self.held = torch.frombuffer(memory, dtype=torch.uint8)
+        if device.type == "cuda":
+            _lock(self, device)
         for place in self.places:
             place.within(self.held).copy_(place.tensor.data)
         self.let_rest()
-        if device.type == "cuda":
-            _lock(self, device)
 
     def let_rest(self) -> None:
         """Have the block's tensors be the resting ones."""
@@ -80,29 +80,26 @@ class Blocks:
 
     While a block computes in one slot, the block that followed it the last time is copied into the other by a stream of its own.
     Weights do not change, so leaving is letting the slot go. diffusers' group offloading does this for one model; here two views
-    share the blocks, one of which passes some of them by, and only hooks on the blocks themselves serve both.
+    share the blocks, one of which passes some of them by, and it must be the blocks themselves that serve both. They do so from
+    where a module has its compiled call: torch.compile would trace a hook.
     """
 
     def __init__(self, blocks: Iterable[Any], device: torch.device) -> None:
         """Serve ``blocks`` on ``device``."""
         self._blocks, self._device = list(blocks), device
-        self._handles: list[Any] = []
+        self.attached = False
+        """Whether the blocks come by themselves."""
+        self._calls: dict[Any, Callable[..., Any]] = {}
         self._rests: list[_Rest] = []
         self._slots: list[_Slot] = []
         """The one used last comes last."""
-        self._inside: int | None = None
         self._last: int | None = None
         self._after: dict[int | None, int] = {index: index + 1 for index in range(len(self._blocks) - 1)}
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    @property
-    def attached(self) -> bool:
-        """Whether the blocks come by themselves."""
-        return bool(self._handles)
-
     def attach(self) -> None:
         """Let the blocks rest in the host's memory, and come from there for every pass. The copy there is made once."""
-        if self._handles:
+        if self.attached:
             return
         if self._rests:
             for rest in self._rests:
@@ -111,38 +108,45 @@ class Blocks:
             with ThreadPoolExecutor(_THREADS, thread_name_prefix="weights") as pool:
                 self._rests = list(pool.map(lambda block: _Rest(block, self._device), self._blocks))
         for index, block in enumerate(self._blocks):
-            enter = block.register_forward_pre_hook(lambda block, _inputs, index=index: self._enter(block, index))
-            self._handles += [enter, block.register_forward_hook(lambda *_: self.settle())]
+            block._compiled_call_impl = self._pass(block, index)  # noqa: SLF001  # what Module.__call__ calls where it is set
+        self.attached = True
 
     def detach(self) -> None:
         """Bring the blocks to the device to stay; the copy in the host's memory is kept for when they leave again."""
-        if not self._handles:
+        if not self.attached:
             return
         self.release()
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        for block in self._blocks:
+            block._compiled_call_impl = None  # noqa: SLF001  # as in attach
         for rest in self._rests:
             rest.point_to(rest.held.to(self._device))
+        self.attached = False
 
-    def settle(self) -> None:
-        """Let the block rest that is inside, also where its pass raised."""
-        if self._inside is not None:
-            self._rests[self._inside].let_rest()
-            self._inside = None
-            if self._side is not None:
-                self._slots[-1].left.record(torch.cuda.current_stream(self._device))
+    def compute_with(self, block: Any, call: Callable[..., Any] | None) -> None:
+        """Have a block that comes by itself compute with ``call``, such as its compiled one; None: with its own."""
+        self._calls[block] = call or block._call_impl  # noqa: SLF001  # what Module.__call__ calls otherwise
 
     def release(self) -> None:
         """Give the slots back."""
-        self.settle()
         if self._side is not None and self._slots:
             torch.cuda.current_stream(self._device).wait_stream(self._side)  # a copy may still be under way
         self._slots, self._last = [], None
 
     def tensors(self) -> set[int]:
         """Return the identities of the tensors that come by themselves."""
-        return {id(place.tensor) for rest in self._rests for place in rest.places} if self._handles else set()
+        return {id(place.tensor) for rest in self._rests for place in rest.places} if self.attached else set()
+
+    def _pass(self, block: Any, index: int) -> Callable[..., Any]:
+        self._calls.setdefault(block, block._call_impl)  # noqa: SLF001  # as in compute_with
+
+        def run(*args: Any, **options: Any) -> Any:
+            self._enter(block, index)
+            try:
+                return self._calls[block](*args, **options)
+            finally:
+                self._leave(index)
+
+        return run
 
     def _enter(self, block: Any, index: int) -> None:
         if not self._slots:
@@ -155,7 +159,6 @@ class Blocks:
         if self._side is not None:
             torch.cuda.current_stream(self._device).wait_event(slot.ready)
         rest.point_to(slot.held)
-        self._inside = index
         own = self._own[index]
         for tensor in all_tensors(block):
             if id(tensor) not in own and tensor.device != self._device:
@@ -165,6 +168,11 @@ class Blocks:
         following = self._after.get(index)
         if following is not None and following not in {slot.index for slot in self._slots}:
             self._fetch(following, self._slots[0])
+
+    def _leave(self, index: int) -> None:
+        self._rests[index].let_rest()
+        if self._side is not None:
+            self._slots[-1].left.record(torch.cuda.current_stream(self._device))
 
     def _open(self) -> None:
         size = max(len(rest.held) for rest in self._rests)
@@ -236,8 +244,9 @@ def _lock(rest: _Rest, device: torch.device) -> None:
 
     torch's own pinned memory rounds every size up to a power of two, which would be a third more.
     """
-    runtime, address = torch.cuda.cudart(), rest.held.data_ptr()
-    error = int(runtime.cudaHostRegister(address, rest.held.nbytes, 0))
+    address = rest.held.data_ptr()
+    with torch.cuda.device(device):
+        error = int(torch.cuda.cudart().cudaHostRegister(address, rest.held.nbytes, 0))
     if error:
         _log.warning("weights cannot be locked in the host's memory (CUDA error %d): they come to the GPU more slowly", error)
     else:
@@ -245,5 +254,6 @@ def _lock(rest: _Rest, device: torch.device) -> None:
 
 
 def _unlock(address: int, device: torch.device) -> None:
-    torch.cuda.synchronize(device)  # a copy may still be reading it
-    torch.cuda.cudart().cudaHostUnregister(address)
+    with torch.cuda.device(device):
+        torch.cuda.synchronize()  # a copy may still be reading it
+        torch.cuda.cudart().cudaHostUnregister(address)
