@@ -200,13 +200,16 @@ def test_seeking_finds_exactly_the_middle_frame(count, fps, context):
     assert number(made) == count // 2
 
 
-def test_seeking_keeps_the_colours(context):
-    colours = [(200, 30, 40), (20, 160, 60), (30, 60, 190)]
-    for colour in colours:
-        frames = np.empty((3, 64, 64, 3), np.uint8)
-        frames[:] = colour
-        (made,) = derive(encoded(frames, context), context, PLAIN)
-        assert np.abs(np.asarray(read(made).convert("RGB")).mean(axis=(0, 1)) - colour).max() < 5
+def test_seeking_gives_the_colours_of_the_frames(context):
+    down, across = np.mgrid[0:64, 0:64] * 4
+    frames = np.broadcast_to(np.stack([down, across, 255 - down], axis=-1).astype(np.uint8), (3, 64, 64, 3))
+    media = encoded(frames, context)
+    seen, sought = (
+        np.asarray(read(next(iter(derive(given, context, PLAIN)))).convert("RGB")).astype(int)
+        for given in (replace(media, clip=frames), media)
+    )
+    assert np.abs((sought - seen).mean(axis=(0, 1))).max() < 0.7  # without accurate rounding all channels are darker by 2
+    assert np.abs(sought - seen).mean() < 3
 
 
 def test_what_comes_before_the_middle_of_a_long_video_is_not_decoded(context):

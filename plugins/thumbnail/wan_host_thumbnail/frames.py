@@ -87,7 +87,12 @@ def _read(
 
     width, height = size
     command = [get_ffmpeg_exe(), "-v", "error", "-nostdin", "-threads", "1", *seek, "-i", str(media.path), "-an"]
-    command += ["-vf", f"select={chosen},scale={width}:{height}:flags=lanczos", "-fps_mode", "passthrough"]
+    command += [
+        "-vf",
+        f"select={chosen},scale={width}:{height}:flags=lanczos+accurate_rnd+full_chroma_int",
+        "-fps_mode",
+        "passthrough",
+    ]
     command += ["-frames:v", str(count), "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
     context.check()
     try:
