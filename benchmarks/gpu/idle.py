@@ -9,9 +9,9 @@ Two workers (``wan-host run``, each with its own Valkey) differ in ``WAN_HOST_OV
 its jobs to one of them at once, and ends when the receiver has accepted the last report. Text to video and video from two
 reference frames take turns, too; each prompt is new. Receiver, publisher and the server of the references are slow.
 
-A *gap* is the time between the end of the last pass of the VAE's decoder in one job and the beginning of the next job's first
-pass of any module, on the GPU's own clock (CUDA events, see ``idle_lane.py``). Its parts are on the host's clock: ``tail``, until
-the plugin has returned the frames in the host's memory; ``between``, until it is called again; ``head``, until its first pass.
+A *gap* is the time between the last work of the VAE's decoder in one job and the next job's first pass of any module, by the
+GPU's own clock (CUDA events; ``idle_lane.py`` says where they stand). Its parts are by the host's clock: ``tail``, until the
+plugin has returned the frames in the host's memory; ``between``, until it is called again; ``head``, until its first pass.
 """
 
 from __future__ import annotations
@@ -168,7 +168,16 @@ def measured(name: str, marks: list[dict[str, Any]], mode: str) -> dict[str, Any
     between = gaps(marks)
     whole = marks[-1]["last"] - marks[0]["first"]
     resting = sum(part["gap"] for part in between)
-    return {"round": name, "overlap": mode, "jobs": len(marks), "seconds": whole, "resting": resting, "gaps": between}
+    ends = marks[-1]["end"]
+    return {
+        "round": name,
+        "overlap": mode,
+        "jobs": len(marks),
+        "seconds": whole,
+        "resting": resting,
+        "ends": ends,
+        "gaps": between,
+    }
 
 
 def summary(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -214,7 +223,12 @@ def checkpoint(arguments: argparse.Namespace, out: Path) -> Path:
         size = replace(size, text_layers=arguments.text_layers)
     folder = out / f"random-{kind}-{arguments.size}"
     if not (folder / "model_index.json").is_file():
-        write_checkpoint(folder, kind, size, progress=lambda part: print(f"making {part}", flush=True))
+        import torch
+
+        with torch.device(arguments.device):  # a GPU makes billions of random numbers at once, a CPU in a minute
+            write_checkpoint(folder, kind, size, progress=lambda part: print(f"making {part}", flush=True))
+        if arguments.device.startswith("cuda"):
+            torch.cuda.empty_cache()
     return folder
 
 
@@ -268,7 +282,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few small jobs")
     arguments = parser.parse_args()
     small = {"width": 64, "height": 64, "frames": 9, "steps": 4, "jobs": 4, "jobs_off": 2, "rounds": 1}
-    usual = {"width": 480, "height": 832, "frames": 81, "steps": 20, "jobs": 12, "jobs_off": 4, "rounds": 2}
+    usual = {"width": 480, "height": 832, "frames": 81, "steps": 8, "jobs": 8, "jobs_off": 4, "rounds": 2}
     for name, value in (small if arguments.quick else usual).items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
@@ -306,6 +320,7 @@ def main() -> None:
                 count = arguments.jobs if worker.mode == "on" else arguments.jobs_off
                 row = measured(str(number), worker.round(str(number), count, arguments, picture), worker.mode)
                 kept["rounds"].append(row)
+                kept["setting"]["last_mark"] = row["ends"]
                 kept["summary"] = summary(kept["rounds"])
                 (out / "idle.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
                 (out / "idle.md").write_text(table(kept["setting"], kept["summary"]), encoding="utf-8")

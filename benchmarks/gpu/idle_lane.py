@@ -2,8 +2,9 @@
 
 A mark is a CUDA event on the stream that computes: it bears the time at which the GPU came to it, costs microseconds, and waits
 for nothing. On a CPU it is the clock. A job's first mark stands before the first pass of text encoder, transformer or the VAE's
-encoder; its last one behind the last pass of the VAE's decoder. What follows it, the bytes of the frames and their way to the
-host, counts as waiting.
+encoder. Its last one stands behind the last pass of the VAE's decoder, so that all that follows counts as waiting; where the
+plugin computes with the decoder's layers by itself, it stands at the end of the stage ``decode``, the copy of the last frames to
+the host included.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,8 @@ class Measured:
     origin: Any
     first: Any = None
     last: Any = None
+    passed: bool = False
+    """Whether the decoder made a pass as a module in this job."""
     clock: dict[str, float] = field(default_factory=dict)
     """Times of ``time.monotonic``, which host and lane share."""
 
@@ -42,9 +46,19 @@ class Measured:
             self.first = self.mark()
             self.clock["first"] = time.monotonic()
 
-    def ends(self, *_: object) -> None:
-        """Mark what may be the last one."""
-        self.last = self.mark()
+    def decodes(self, *_: object) -> None:
+        """Mark what may be the last piece."""
+        self.passed, self.last = True, self.mark()
+
+    def decoded(self) -> None:
+        """Mark the end of the stage, where no pass was seen."""
+        if not self.passed:
+            self.last = self.mark()
+
+    def begin(self) -> None:
+        """Begin a job."""
+        self.first = self.last = None
+        self.passed, self.clock = False, {"called": time.monotonic()}
 
     def seconds(self, mark: Any) -> float:
         """Return when a mark was passed."""
@@ -56,6 +70,26 @@ class Measured:
     def close(self) -> None:
         """Close the model."""
         self.model.close()
+
+
+class Watched:
+    """A lane's context that tells when the stage ``decode`` ends."""
+
+    def __init__(self, context: LaneContext, model: Measured) -> None:
+        """Everything else is the context's own."""
+        self._context, self._model = context, model
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the context has."""
+        return getattr(self._context, name)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Pass a stage on."""
+        with self._context.stage(name):
+            yield
+            if name == "decode":
+                self._model.decoded()
 
 
 @hookimpl
@@ -86,7 +120,7 @@ def load_model(model: ModelInfo, context: LaneContext) -> Measured:
     components = loaded.components
     for module in {components.text_encoder, components.plain, components.transformer, components.vae.encoder}:
         module.register_forward_pre_hook(measured.begins)
-    loaded.decoder.decoder.register_forward_hook(measured.ends)
+    components.vae.decoder.register_forward_hook(measured.decodes)
     return measured
 
 
@@ -95,11 +129,16 @@ def generate(request: GenerationRequest, model: Measured, context: LaneContext) 
     """Generate as wan21 does, and write down when."""
     from wan_host_wan21.generation import generate as run
 
-    model.first = model.last = None
-    model.clock = {"called": time.monotonic()}
-    made = run(request, model.model, context)
+    model.begin()
+    made = run(request, model.model, Watched(context, model))
     model.clock["returned"] = time.monotonic()
-    row = {"job": request.job_id, "first": model.seconds(model.first), "last": model.seconds(model.last), "clock": model.clock}
+    row = {
+        "job": request.job_id,
+        "first": model.seconds(model.first),
+        "last": model.seconds(model.last),
+        "end": "decoder" if model.passed else "stage",
+        "clock": model.clock,
+    }
     with Path(os.environ[MARKS]).open("a", encoding="utf-8") as marks:
         marks.write(json.dumps(row) + "\n")
     return made
