@@ -29,6 +29,11 @@ def list_models() -> Iterable[ModelInfo]:
 @hookimpl
 def load_model(model: ModelInfo, context: LaneContext) -> Wan21:
     """Load a folder in the diffusers layout; models of other plugins come here by naming ``runner="wan21"``."""
+    from pathlib import Path
+
+    from wan_host_wan21.reading_ahead import read_ahead
+
+    read_ahead(Path(model.path).expanduser())  # the disk is busy while the next line imports torch for seconds
     from wan_host_wan21.model import load
 
     return load(model, context)

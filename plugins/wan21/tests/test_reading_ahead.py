@@ -1,0 +1,45 @@
+"""A checkpoint's files come into the page cache before anything that loads them is imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+from wan_host_wan21.reading_ahead import _cached, read_ahead
+
+
+def cached(path):
+    """Return the share that is cached; where the system itself would read ahead it says no once."""
+    with path.open("rb") as file:
+        asked = [_cached(file.fileno(), begin) for begin in range(0, path.stat().st_size, 2**20)]
+    return sum(asked) / len(asked)
+
+
+def wait():
+    for thread in threading.enumerate():
+        if thread.name == "read-ahead":
+            thread.join(10)
+
+
+def test_files_are_read_into_the_page_cache(tmp_path):
+    path = tmp_path / "transformer" / "weights.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(os.urandom(40_000_000))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert cached(path) == 0
+    read_ahead(tmp_path)
+    wait()
+    assert cached(path) > 0.8
+
+
+def test_a_folder_that_is_not_there_is_left_for_the_loading_to_name(tmp_path):
+    read_ahead(tmp_path / "nowhere")
+
+
+def test_torch_is_not_needed():
+    code = "import sys, wan_host_wan21.reading_ahead; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
