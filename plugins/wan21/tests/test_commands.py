@@ -72,20 +72,3 @@ def test_pull_says_why_nothing_came(name, message):
     done = CliRunner().invoke(pull, [name])
     assert done.exit_code == 1
     assert message in done.output
-
-
-def test_pull_puts_the_checkpoint_where_the_worker_looks(tiny_folder, tmp_path, monkeypatch):
-    asked = {}
-
-    def snapshot_download(repo, *, revision, local_dir, allow_patterns):
-        asked.update(repo=repo, revision=revision, patterns=allow_patterns)
-        local_dir.parent.mkdir(parents=True)
-        local_dir.symlink_to(tiny_folder("vace"))
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    done = CliRunner().invoke(pull, ["wan2.1-vace-1.3b"])
-    assert done.exit_code == 0, done.output
-    assert asked["repo"] == "Wan-AI/Wan2.1-VACE-1.3B-diffusers"
-    assert not any("bin" in pattern or "pth" in pattern for pattern in asked["patterns"])
-    assert "reference modes: both, end, none, single, start" in done.output
-    assert (tmp_path / "models" / "wan2.1-vace-1.3b").exists()

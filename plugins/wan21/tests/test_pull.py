@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
+import time
+from collections import defaultdict
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 import pytest
+from wan_host_wan21 import download as download_module
+from wan_host_wan21.catalogue import offered_models
 from wan_host_wan21.checkpoint import recognise
+from wan_host_wan21.download import DownloadFailed, RemoteFile, download
+from wan_host_wan21.settings import CustomModel, Wan21Settings
+
+from wan_host import ModelLoadFailed
 
 REPO, COMMIT = "Wan-AI/Wan2.1-VACE-1.3B-diffusers", "c0ffee" + "0" * 34
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves one folder as one repository; ``break_after`` cuts the connection after so many bytes of a large file."""
+    """Serves one folder as one repository.
+
+    ``break_after`` cuts the connection after so many bytes of a file, ``hang_after`` lets it stand still there; ``status``
+    answers for every file; ``ranges`` off gives files from their beginning only.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
         self.break_after: int | None = None
+        self.hang_after: int | None = None
+        self.status: int | None = None
+        self.ranges = True
+        self.closing = threading.Event()
         self.requests: list[tuple[str, str, str | None]] = []
 
     @property
@@ -47,22 +68,29 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, *, send_body: bool) -> None:
         path = self.path.partition("?")[0]
         self.server.requests.append((self.command, path, self.headers.get("Range")))
-        if path.startswith(f"/api/models/{REPO}/tree/"):
+        if path.startswith(f"/api/models/{REPO}"):
             files = sorted(file for file in self.server.folder.rglob("*") if file.is_file())
-            self._json([self._entry(file) for file in files])
-        elif path.startswith(f"/api/models/{REPO}"):
-            self._json({"id": REPO, "sha": COMMIT, "siblings": []})
+            self._json({"id": REPO, "sha": COMMIT, "siblings": [self._entry(file) for file in files]})
+        elif self.server.status is not None:
+            self._nothing(self.server.status)
         elif path.startswith(f"/{REPO}/resolve/{COMMIT}/"):
             self._file(self.server.folder / path.split(f"/resolve/{COMMIT}/")[1], send_body=send_body)
         else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self._nothing(404, "RepoNotFound")
+
+    def _nothing(self, status: int, code: str = "") -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _entry(self, file: Path) -> dict[str, object]:
+        """Return a sibling as the hub describes it: weights are stored as LFS, the rest in git."""
         name, body = str(file.relative_to(self.server.folder)), file.read_bytes()
-        return {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
+        entry = {"rfilename": name, "size": len(body), "blobId": hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()}
+        if file.suffix == ".safetensors":
+            entry["lfs"] = {"size": len(body), "sha256": hashlib.sha256(body).hexdigest(), "pointerSize": 130}
+        return entry
 
     def _json(self, value: object) -> None:
         body = json.dumps(value).encode()
@@ -74,23 +102,24 @@ class Handler(BaseHTTPRequestHandler):
 
     def _file(self, file: Path, *, send_body: bool) -> None:
         body = file.read_bytes()
-        start = int((self.headers.get("Range") or "bytes=0-")[6:].split("-")[0])
+        start = int((self.headers.get("Range") or "bytes=0-")[6:].split("-")[0]) if self.server.ranges else 0
         self.send_response(206 if start else 200)
         self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
         self.send_header("Content-Length", str(len(body) - start))
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         self.end_headers()
         if not send_body:
             return
-        limit = self.server.break_after
-        if limit is not None and len(body) - start > limit:
-            self.wfile.write(body[start : start + limit])
-            self.wfile.flush()
-            self.connection.close()
-            self.close_connection = True
-            return
+        for limit, hangs in ((self.server.break_after, False), (self.server.hang_after, True)):
+            if limit is not None and len(body) - start > limit:
+                self.wfile.write(body[start : start + limit])
+                self.wfile.flush()
+                if hangs:
+                    self.server.closing.wait(60)
+                self.connection.close()
+                self.close_connection = True
+                return
         self.wfile.write(body[start:])
 
 
@@ -107,62 +136,188 @@ def hub(tiny_folder, tmp_path):
     server = Hub(folder)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
+    server.closing.set()
     server.shutdown()
     server.server_close()
 
 
 @pytest.fixture
-def pull(hub, tmp_path):
-    def run(name: str) -> subprocess.CompletedProcess[str]:
-        code = f"from wan_host_wan21.commands.pull import pull; pull([{name!r}], prog_name='pull')"
+def start(hub, tmp_path):
+    """Return a function that starts ``wan-host models pull`` as a user does."""
+
+    def started(name: str, **more: str) -> subprocess.Popen[str]:
         environment = os.environ | {
             "PYTHONPATH": ":".join(sys.path),
             "WAN_HOST_DATA_DIR": str(tmp_path / "data"),
+            "WAN_HOST_DISABLED_PLUGINS": "",
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(tmp_path / "home"),
             "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DOWNLOAD_TIMEOUT": "5",
             "NO_PROXY": "127.0.0.1",
+            "COLUMNS": "200",
+            **more,
         }
-        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "wan_host", "models", "pull", name]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return started
+
+
+@pytest.fixture
+def pull(start):
+    def run(name: str, **more: str) -> subprocess.CompletedProcess[str]:
+        process = start(name, **more)
+        said = process.communicate(timeout=100)
+        return subprocess.CompletedProcess(process.args, process.returncode, *said)
 
     return run
 
 
-@pytest.mark.long
-def test_a_checkpoint_is_fetched_whole_without_pickles(hub, pull, tmp_path):
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "data" / "models" / "wan2.1-vace-1.3b"
+
+
+def fetched(hub, since: int = 0) -> dict[str, str | None]:
+    """Return the files that were asked for, with their ranges."""
+    return {path.partition(f"{COMMIT}/")[2]: range_ for method, path, range_ in hub.requests[since:] if "/resolve/" in path}
+
+
+def same(target: Path, hub: Hub) -> bool:
+    """Whether the folder holds what the hub serves, no more and no less."""
+    ours, theirs = (
+        {str(file.relative_to(top)): file.read_bytes() for file in top.rglob("*") if file.is_file()}
+        for top in (target, hub.folder)
+    )
+    return ours == {name: body for name, body in theirs.items() if name != "pickled.bin"} | {".pull.lock": b""}
+
+
+def test_a_checkpoint_is_fetched_whole_without_pickles_and_checked_the_second_time(hub, pull, target):
     done = pull("wan2.1-vace-1.3b")
     assert done.returncode == 0, done.stderr
-    target = tmp_path / "data" / "models" / "wan2.1-vace-1.3b"
     assert recognise(target).kind == "vace"
-    assert not (target / "pickled.bin").exists()
+    assert same(target, hub)
     assert "reference modes: both, end, none, single, start" in done.stdout
-    assert "%" in done.stderr, "a bar"
+    assert re.search(r"transformer/diffusion_pytorch_model\.safetensors .*100%", done.stderr), "a bar"
     before = len(hub.requests)
+    (target / "vae" / "config.json").write_text("spoilt")
     assert pull("wan2.1-vace-1.3b").returncode == 0
-    assert not any(method == "GET" and "/resolve/" in path for method, path, _ in hub.requests[before:]), "nothing again"
+    assert set(fetched(hub, before)) == {"vae/config.json"}, "nothing that is there and right"
+    assert same(target, hub)
 
 
-@pytest.mark.long
-def test_a_fetch_that_broke_off_is_gone_on_with(hub, pull):
-    def fetched(since: int) -> list[str]:
-        return [path.rpartition("/")[2] for method, path, _ in hub.requests[since:] if method == "GET" and "/resolve/" in path]
-
-    hub.break_after = 30_000
-    broken = pull("wan2.1-vace-1.3b")
-    assert broken.returncode == 1
-    assert "run the command again to go on" in broken.stderr
-    assert "config.json" in fetched(0)
-    hub.break_after = None
+def test_a_killed_fetch_goes_on_in_the_middle_of_a_file(hub, start, pull, target):
+    large = "transformer/diffusion_pytorch_model.safetensors"
+    hub.hang_after = 30_000
+    killed = start("wan2.1-vace-1.3b")
+    partial = target / f"{large}.partial"
+    deadline = time.monotonic() + 60
+    while not (partial.is_file() and partial.stat().st_size >= 30_000 - 8192):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate()
+    have = partial.stat().st_size
+    with pytest.raises(ModelLoadFailed, match="no model_index"):
+        recognise(target)
+    hub.hang_after = None
     before = len(hub.requests)
-    assert pull("wan2.1-vace-1.3b").returncode == 0
-    again = fetched(before)
-    assert "model.safetensors" in again or "diffusion_pytorch_model.safetensors" in again
-    assert "config.json" not in again, "what had arrived stays"
+    done = pull("wan2.1-vace-1.3b")
+    assert done.returncode == 0, done.stderr
+    assert fetched(hub, before)[large] == f"bytes={have}-"
+    assert same(target, hub)
 
 
-@pytest.mark.long
+def files_of(hub) -> list[RemoteFile]:
+    """Return what a listing of the hub gives, without asking it over the hub's library, which reads its address at import."""
+    found = []
+    for file in sorted(hub.folder.rglob("*.*")):
+        name, body = str(file.relative_to(hub.folder)), file.read_bytes()
+        digest = hashlib.sha256(body).hexdigest()
+        found.append(RemoteFile(path=name, url=f"{hub.url}/{REPO}/resolve/{COMMIT}/{name}", size=len(body), digest=digest))
+    return found
+
+
+@pytest.fixture
+def counted(hub, tmp_path, monkeypatch):
+    """Return a function that downloads and returns the bytes that the bars were told of, by file."""
+    monkeypatch.setattr(download_module, "_FIRST_WAIT", 0.01)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def run(files=None) -> dict[str, int]:
+        told: dict[str, int] = defaultdict(int)
+
+        def progress(file, count):
+            told[file.path] += count
+
+        download(files or files_of(hub), tmp_path / "target", progress)
+        return dict(told)
+
+    return run
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_connections_that_break_are_gone_on_with_and_the_bars_end_at_the_size(*, ranges, hub, counted, tmp_path):
+    (tmp_path / "target").mkdir()
+    large = max(files_of(hub), key=lambda file: file.size)
+    (tmp_path / "target" / large.path).parent.mkdir()
+    (tmp_path / "target" / f"{large.path}.partial").write_bytes((hub.folder / large.path).read_bytes()[:1000])
+    hub.ranges = ranges
+    hub.break_after = 20_000 if ranges else None
+    told = counted()
+    assert told == {file.path: file.size for file in files_of(hub)}
+    assert all((tmp_path / "target" / file.path).read_bytes() == (hub.folder / file.path).read_bytes() for file in files_of(hub))
+    assert any(range_ is not None for range_ in fetched(hub).values())
+
+
+def test_what_is_not_what_the_hub_has_is_refused_and_not_kept(hub, counted, tmp_path):
+    wrong = [replace(file, digest="0" * 64) if file.path.startswith("vae/diffusion") else file for file in files_of(hub)]
+    with pytest.raises(DownloadFailed, match=r"vae/diffusion_pytorch_model\.safetensors: what came is not what the hub has"):
+        counted(wrong)
+    assert not list((tmp_path / "target" / "vae").glob("diffusion*"))
+    assert not (tmp_path / "target" / "model_index.json").exists()
+
+
+@pytest.mark.parametrize(("status", "message"), [(403, "HF_TOKEN must be"), (404, "answered 404"), (503, "answered 503")])
+def test_a_hub_that_refuses_files_is_quoted(hub, counted, status, message):
+    hub.status = status
+    with pytest.raises(DownloadFailed, match=message):
+        counted()
+    asked = [path for _, path, _ in hub.requests if path.endswith("README.md")]
+    assert len(asked) == (1 if status < 500 else 6), "what will not pass is not asked again"
+
+
+def test_a_path_that_leads_out_of_the_folder_is_refused(hub, counted, tmp_path):
+    with pytest.raises(DownloadFailed, match="no path inside"):
+        counted([replace(files_of(hub)[0], path="../outside.json")])
+    assert not (tmp_path / "outside.json").exists()
+
+
+def test_two_pulls_do_not_write_one_folder(counted, tmp_path):
+    (tmp_path / "target").mkdir()
+    with (tmp_path / "target" / ".pull.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DownloadFailed, match="another pull is writing"):
+            counted()
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(hub, counted, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(click.ClickException, match=r"needs .* GB, and 0\.0 GB are free"):
+        counted()
+    assert fetched(hub) == {}
+
+
+def test_a_pinned_repository_that_was_pulled_serves_the_row_of_the_table_that_names_it(pull, tmp_path, monkeypatch):
+    done = pull(f"{REPO}@{COMMIT}")
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    rows = {"mine": CustomModel(path=f"{REPO}@{COMMIT}")}
+    (model,) = offered_models(Wan21Settings(data_dir=tmp_path / "data", models=rows))
+    assert model.name == "mine"
+    assert model.path.endswith(f"Wan2.1-VACE-1.3B-diffusers@{COMMIT}")
+
+
 def test_what_the_hub_does_not_have_is_named(pull):
     done = pull("nobody/nothing@main")
     assert done.returncode == 1

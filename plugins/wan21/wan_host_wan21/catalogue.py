@@ -172,10 +172,17 @@ def _checkpoint_of(row: CustomModel, found: Mapping[str, Checkpoint], settings: 
         return recognise(settings.models_path / Path(row.path).expanduser())
     if not hub.pinned:
         raise ModelLoadFailed(f"{row.path} is not pinned; the revision must be a commit of 40 hex digits")
-    folder = cached_folder(hub)
+    pulled = settings.models_path / folder_of(hub.repo, hub.revision)
+    folder = pulled if pulled.is_dir() else cached_folder(hub)
     if folder is None:
         raise ModelLoadFailed(f"{row.path} is not on this machine; `wan-host models pull {row.path}` fetches it")
     return recognise(folder)
+
+
+def folder_of(repo: str, revision: str | None) -> str:
+    """Return the name of the folder that a pulled repository has in the models folder."""
+    name = repo.partition("/")[2]
+    return name if revision is None else f"{name}@{revision}"
 
 
 def _find(folder: Path, official: Official) -> Checkpoint | None:
