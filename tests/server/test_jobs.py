@@ -128,7 +128,8 @@ def test_a_running_job_is_cancelled_at_once(api):
     problem(api.client.delete("/jobs/cancel-me"), 409)
 
 
-def test_a_waiting_job_is_cancelled_and_can_be_retried(api):
+def test_a_waiting_job_is_cancelled_and_can_be_retried(serve):
+    api = serve(WAN_HOST_PREFETCH_SECONDS="0")
     api.submit(job("in-front", "pace:0.1", num_inference_steps=60), job("behind"))
     api.wait_until_step("in-front")
     assert api.client.delete("/jobs/behind").json() == {"id": "behind", "outcome": "cancelled"}
