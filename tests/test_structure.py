@@ -27,6 +27,7 @@ LAYERS = (
         "retention",
         "capacity",
         "checkpoint_store",
+        "early_encoding",
         "stages",
         "delivery",
         "attempt",

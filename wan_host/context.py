@@ -54,6 +54,19 @@ class LaneContext(Protocol):
     def preview(self, image: NDArray[np.uint8]) -> None:
         """Offer a small picture of the unfinished result, uint8 RGB of shape (height, width, 3)."""
 
+    def clip_frames(self, seed: int, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        """Return room for the frames of a seed's clip, uint8; ``shape`` is the request's (frames, height, width, 3).
+
+        To use it is optional. The host has it mapped: frames need no copy on their way, and those that ``frames_ready`` has told
+        of are encoded while the others are made. Return this very array in the Clip; where another is returned, that counts.
+        """
+
+    def frames_ready(self, seed: int, count: int) -> None:
+        """Say that the first ``count`` frames of the array that ``clip_frames`` gave for ``seed`` are as they will stay.
+
+        A heartbeat; checks as well.
+        """
+
     def resume(self, made_with: Mapping[str, str]) -> Checkpoint | None:
         """Return where an earlier attempt of this job got to; None where there is nothing to go on from.
 

@@ -12,7 +12,7 @@ import os
 import selectors
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,9 @@ from wan_host.probe import Probe, Unreadable, probe
 if TYPE_CHECKING:
     from wan_host.context import HookContext
     from wan_host.request import Clip
+
+Ready = Callable[[int, "HookContext"], None]
+"""Returns when the frame of that number is final; raises where it will never be, and what the context's ``check`` raises."""
 
 __all__ = ["encode_asset", "ffmpeg_path", "probe"]
 
@@ -92,13 +95,22 @@ def _has_x264(program: str) -> bool:
     return b"Encoder libx264" in answer.stdout
 
 
-def encode_asset(  # noqa: PLR0913  # all that decides about a file
-    clip: Clip, *, asset_index: int, kind: MediaKind, fps: int, workdir: Path, context: HookContext, finer: Sequence[int] = ()
+def encode_asset(
+    clip: Clip,
+    *,
+    asset_index: int,
+    kind: MediaKind,
+    fps: int,
+    workdir: Path,
+    context: HookContext,
+    finer: Sequence[int] = (),
+    ready: Ready | None = None,
 ) -> Media:
     """Write ``{asset_index}.mp4`` or ``.png`` into ``workdir`` and return what was measured on it.
 
-    ``clip.frames`` is read frame by frame, so it may be a mapped file. ``fps`` acts on videos only; an image's rate and
-    duration are 0. Frames with an index in ``finer`` (-1: the last) lose less, in videos. Raises EncodingFailed, and what ``context.check`` raises; nothing is left behind then.
+    ``clip.frames`` is read frame by frame, so it may be a mapped file, and with ``ready`` one that is still being written.
+    ``fps`` acts on videos only; an image's rate and duration are 0. Frames with an index in ``finer`` (-1: the last) lose less,
+    in videos. Raises EncodingFailed, and what ``context.check`` and ``ready`` raise; nothing is left behind then.
     """
     frames = clip.frames
     if frames.dtype != np.uint8 or frames.ndim != 1 + _RGB or frames.shape[-1] != _RGB or 0 in frames.shape:
@@ -114,9 +126,11 @@ def encode_asset(  # noqa: PLR0913  # all that decides about a file
     partial = workdir / f"{asset_index}.part{suffix}"
     try:
         if kind == "image":
+            if ready is not None:
+                ready(0, context)
             Image.fromarray(frames[0]).save(partial, compress_level=_PNG_LEVEL)
         else:
-            _encode_video(clip, fps, partial, context, finer)
+            _encode_video(clip, fps, partial, context, finer, ready=ready)
         measured = _measured(partial, width=width, height=height, frames=count, fps=fps if kind == "video" else 0)
         partial.replace(path)
     except OSError as error:
@@ -150,7 +164,7 @@ def _measured(path: Path, *, width: int, height: int, frames: int, fps: float) -
     return found
 
 
-def _encode_video(clip: Clip, fps: int, path: Path, context: HookContext, finer: Sequence[int]) -> None:
+def _encode_video(clip: Clip, fps: int, path: Path, context: HookContext, finer: Sequence[int], *, ready: Ready | None) -> None:
     count, height, width, _ = clip.frames.shape
     command = [ffmpeg_path(), "-hide_banner", "-nostats", "-loglevel", "error", "-y"]
     command += ["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}", "-framerate", str(fps)]
@@ -169,7 +183,7 @@ def _encode_video(clip: Clip, fps: int, path: Path, context: HookContext, finer:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, bufsize=0
     )
     try:
-        said = _feed(process, _chunks(clip), context)
+        said = _feed(process, _chunks(clip, context, ready), context)
         code = process.wait()
     finally:
         if process.poll() is None:
@@ -183,8 +197,10 @@ def _encode_video(clip: Clip, fps: int, path: Path, context: HookContext, finer:
         raise EncodingFailed(f"ffmpeg ended with {code}: {said.decode(errors='replace').strip() or 'it said nothing'}")
 
 
-def _chunks(clip: Clip) -> Iterator[memoryview]:
-    for frame in clip.frames:
+def _chunks(clip: Clip, context: HookContext, ready: Ready | None) -> Iterator[memoryview]:
+    for number, frame in enumerate(clip.frames):
+        if ready is not None:
+            ready(number, context)
         whole = np.ascontiguousarray(frame).data.cast("B")
         for start in range(0, len(whole), _CHUNK):
             yield whole[start : start + _CHUNK]

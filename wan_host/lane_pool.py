@@ -19,6 +19,7 @@ from wan_host.lanes.state import (
     CallEnded,
     EnhanceResult,
     JobCheckpoint,
+    JobFrames,
     JobPreview,
     JobProgress,
     LaneEnded,
@@ -178,7 +179,7 @@ class LanePool:
                 self._free.notify()
 
     def _on_event(self, event: LaneEvent) -> None:
-        if isinstance(event, JobProgress | JobCheckpoint | JobPreview):
+        if isinstance(event, JobProgress | JobCheckpoint | JobPreview | JobFrames):
             run = self._runs.get(event.job_id)
             if run is not None:
                 _tell(run, event)
@@ -192,7 +193,7 @@ class LanePool:
             self._metrics.lane_restarts.labels(event.lane, event.reason).inc()
 
 
-def _tell(run: Run, event: JobProgress | JobCheckpoint | JobPreview) -> None:
+def _tell(run: Run, event: JobProgress | JobCheckpoint | JobPreview | JobFrames) -> None:
     match event:
         case JobProgress():
             run.stepped(event.stage, event.step, event.total)
@@ -200,3 +201,5 @@ def _tell(run: Run, event: JobProgress | JobCheckpoint | JobPreview) -> None:
             run.checkpointed(event.what, event.step, event.reason)
         case JobPreview():
             run.previewed(event.image)
+        case JobFrames() if run.on_frames is not None:
+            run.on_frames(event.clip, event.frames, event.count)

@@ -64,6 +64,8 @@ class Run:
     resumed_at: int = 0
     """The step of the checkpoint that this attempt went on from."""
     on_checkpoint: Callable[[str, int, str], None] | None = None
+    on_frames: Callable[[int, NDArray[np.uint8], int], None] | None = None
+    """Called with a clip's number, its frames and how many of them are final, while the lane makes the rest."""
     background: list[asyncio.Task[None]] = field(default_factory=list)
     leased: float = -math.inf
     """Not later than when the queue last gave or renewed the lease: for the lease's length from then nobody else has the job."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import stamina
 import structlog
@@ -18,6 +19,7 @@ import structlog
 from wan_host import encoding, references
 from wan_host.checkpoint_store import CheckpointStore
 from wan_host.context import StageContext
+from wan_host.early_encoding import EarlyEncoding
 from wan_host.errors import (
     DeadlineExceeded,
     PostprocessFailed,
@@ -37,6 +39,10 @@ from wan_host.request import Clip, Enhancement, EnhanceRequest, GenerationReques
 from wan_host.run import Run
 from wan_host.settings import Settings
 from wan_host.threads import Crowded, StrangerThreads
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 _CONTENT_TYPES = {"mp4": "video/mp4", "png": "image/png"}
@@ -96,9 +102,15 @@ class Stages:
         enhancement = await self._enhance(run, job)
         request = dataclasses.replace(request, prompt=enhancement.prompt)
         plan = await self.checkpoints.prepare(run, job.model, request)
-        result = await self._pool.generate(run, job.model, request, plan)
-        with run.timed("encode"):
-            media = await self._encode(run, request, result.generation.clips)
+        early = EarlyEncoding(lambda index, frames, ready: self._encode(run, request, index, frames, ready))
+        run.on_frames = early.heard
+        try:
+            result = await self._pool.generate(run, job.model, request, plan)
+            with run.timed("encode"):
+                media = [await self._finished(run, early, index, clip) for index, clip in enumerate(result.generation.clips)]
+        finally:
+            run.on_frames = None
+            await early.close()
         with run.timed("postprocess"):
             derived = [file for item in media for file in await self._postprocess(run, item)]
         outcome = Outcome(
@@ -118,22 +130,29 @@ class Stages:
         return {(file.asset_index, file.role): url for file, url in zip(files, urls, strict=True)}
 
     async def _blocking(
-        self, run: Run, work: Callable[[StageContext], T], *, timeout: float | None = None, past_deadline: bool = False
+        self,
+        run: Run,
+        work: Callable[[StageContext], T],
+        *,
+        timeout: float | None = None,
+        past_deadline: bool = False,
+        stage: str = "",
     ) -> T:
-        """Run blocking work in a thread, for ``timeout`` seconds (the setting's) and within the job's deadline."""
+        """Run blocking work of ``stage`` (the run's) in a thread, for ``timeout`` seconds (the setting's) within the deadline."""
+        stage = stage or run.stage
         context = run.context(timeout or self._settings.stage_timeout, past_deadline=past_deadline)
         context.check()
         limit = asyncio.timeout(context.remaining() + _GRACE_AFTER_DEADLINE)
         try:
             async with limit:
-                return await self._threads.run(run.stage, lambda: work(context))
+                return await self._threads.run(stage, lambda: work(context))
         except Crowded as error:
             raise RetryableError(f"stage {error}") from error
         except TimeoutError:
             if not limit.expired():  # the work's own: a socket's, say
                 raise
             context.cancel()
-            raise DeadlineExceeded(f"stage {run.stage} of job {run.job_id} did not end within its time") from None
+            raise DeadlineExceeded(f"stage {stage} of job {run.job_id} did not end within its time") from None
         except asyncio.CancelledError:
             context.cancel()
             raise
@@ -181,16 +200,34 @@ class Stages:
                 log.warning("enhancement failed, the prompt is used as it is", job=run.job_id, error=str(error))
                 return dataclasses.replace(original, reason=f"{error.error_type}: {error}")
 
-    async def _encode(self, run: Run, request: GenerationRequest, clips: Sequence[Clip]) -> list[Media]:
-        def encode(context: StageContext) -> list[Media]:
-            return [
-                encoding.encode_asset(
-                    clip, asset_index=index, kind=request.media, fps=request.fps, workdir=run.workdir, context=context
-                )
-                for index, clip in enumerate(clips)
-            ]
+    async def _encode(
+        self, run: Run, request: GenerationRequest, index: int, frames: NDArray[np.uint8], ready: encoding.Ready | None
+    ) -> Media:
+        """Encode one clip; with ``ready``, while the lane makes it, for as long as the job may take."""
 
-        return await self._blocking(run, encode)
+        def encode(context: StageContext) -> Media:
+            return encoding.encode_asset(
+                Clip(frames=frames, seed=request.seed + index),
+                asset_index=index,
+                kind=request.media,
+                fps=request.fps,
+                workdir=run.workdir,
+                context=context,
+                finer=request.reference_frames,
+                ready=ready,
+            )
+
+        return await self._blocking(run, encode, timeout=None if ready is None else math.inf, stage="encode")
+
+    async def _finished(self, run: Run, early: EarlyEncoding, index: int, clip: Clip) -> Media:
+        """Return an encoded clip; one that was begun early has the stage's time from now on."""
+        try:
+            async with asyncio.timeout(self._settings.stage_timeout + _GRACE_AFTER_DEADLINE) as limit:
+                return await early.finish(index, clip)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(f"stage encode of job {run.job_id} did not end within its time") from None
 
     async def _postprocess(self, run: Run, media: Media) -> list[DerivedFile]:
         try:

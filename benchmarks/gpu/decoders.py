@@ -15,7 +15,7 @@ import numpy as np
 import torch  # noqa: TID253  # a script on torch
 from ceilings import wait
 from wan_host_wan21.chunks import Walk, decoded, prepared
-from wan_host_wan21.decoding import decode, refined
+from wan_host_wan21.decoding import refined
 
 if TYPE_CHECKING:
     from subject import Case, Subject
@@ -128,7 +128,19 @@ def _measured(way: Way, stock: Any, latents: torch.Tensor, processor: Any, expec
 
 
 def _stock(vae: Any, latents: torch.Tensor, processor: Any) -> Callable[[], np.ndarray]:
-    return lambda: decode(vae, latents, processor)
+    """Decode as the end of WanPipeline.__call__ does (pipeline_wan.py:655), to bytes as its ``pil`` output has them."""
+    shape = (1, vae.config.z_dim, 1, 1, 1)
+
+    def make() -> np.ndarray:
+        normal = latents.to(vae.dtype)
+        mean = torch.tensor(vae.config.latents_mean).view(shape).to(normal.device, normal.dtype)
+        std = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(normal.device, normal.dtype)
+        video = vae.decode(normal / std + mean, return_dict=False)[0].float()
+        frames = processor.postprocess_video(video, output_type="pt")[0]
+        made: np.ndarray = (frames.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        return made
+
+    return make
 
 
 def _chunked(way: Way, vae: Any, latents: torch.Tensor) -> Callable[[], np.ndarray]:
@@ -144,7 +156,7 @@ def _chunked(way: Way, vae: Any, latents: torch.Tensor) -> Callable[[], np.ndarr
         behind = prepared(vae, latents).contiguous(memory_format=layout)
         size = (1 + 4 * (latents.shape[2] - 1), 8 * latents.shape[3], 8 * latents.shape[4], 3)
         frames, at = torch.empty(size, dtype=torch.uint8, pin_memory=True), 0
-        for chunk in decoded(walk, behind, way.length, rest):
+        for chunk in decoded(walk, behind, way.length, lambda: None, rest):
             frames[at : at + len(chunk)].copy_(chunk, non_blocking=True)
             at += len(chunk)
         wait(latents.device)

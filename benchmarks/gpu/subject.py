@@ -75,8 +75,9 @@ class Watch:
     def preview(self, image: Any) -> None:
         """Look at no picture."""
 
-    def clip_frames(self, _seed: int) -> np.ndarray | None:
-        """Share no room with a host: there is none."""
+    def clip_frames(self, _seed: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Share the frames with no host: there is none."""
+        return np.empty(shape, np.uint8)
 
     def frames_ready(self, _seed: int, _count: int) -> None:
         """Tell nobody."""

@@ -15,7 +15,17 @@ from wan_host import checkpoint
 from wan_host.checkpoint import Checkpoint, CheckpointRejected
 from wan_host.errors import DeadlineExceeded, JobCancelled
 from wan_host.lanes.allocator import read_memory
-from wan_host.lanes.messages import Call, CheckpointEvent, CheckpointNews, Heartbeat, Memory, Preview, RunGenerate, Spent
+from wan_host.lanes.messages import (
+    Call,
+    CheckpointEvent,
+    CheckpointNews,
+    Heartbeat,
+    Memory,
+    Preview,
+    RunGenerate,
+    Spent,
+)
+from wan_host.lanes.shared_clips import SharedClips
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,8 +40,11 @@ _PREVIEW_DIMENSIONS = 3
 class CallContext:
     """Made by the control thread when a call arrives, so that a cancel finds it even before the call begins."""
 
-    def __init__(self, call: Call, *, device: str, send: Callable[[object], None]) -> None:
-        """``send`` writes a message to the host and may be called from any thread."""
+    def __init__(self, call: Call, *, device: str, send: Callable[..., None], folder: str = "") -> None:
+        """``send`` writes a message to the host, with a descriptor beside it or not, and may be called from any thread.
+
+        ``folder`` is where memory files go on systems without memfd.
+        """
         self.device = device
         self.call = call
         self._send = send
@@ -45,6 +58,7 @@ class CallContext:
         self._memory = Memory()
         self._memory_read = self._beaten = self._previewed = float("-inf")
         self._busy = 0.0
+        self.clips = SharedClips(call.call, call.request, send, folder) if isinstance(call, RunGenerate) else None
         self._plan = call.checkpoint if isinstance(call, RunGenerate) else None
         self._identity: dict[str, str] | None = None
         self.resumed_at = self._saved_at = 0
@@ -109,6 +123,15 @@ class CallContext:
             self._previewed = now
             self._send(Preview(call=self.call.call, image=np.ascontiguousarray(image)))
 
+    def clip_frames(self, seed: int, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        """Return room for the frames of the clip of ``seed``, which the host maps too."""
+        return self._shared().room(seed, shape)
+
+    def frames_ready(self, seed: int, count: int) -> None:
+        """Tell the host that the first ``count`` frames of that clip are final. A heartbeat; checks as well."""
+        self._shared().ready(seed, count)
+        self.progress()
+
     def resume(self, made_with: Mapping[str, str]) -> Checkpoint | None:
         """Return the checkpoint of an earlier attempt; None where there is none, or one that is ignored."""
         if self._plan is None:
@@ -158,6 +181,11 @@ class CallContext:
             steps=tuple(self._step_seconds),
             busy=self._busy,
         )
+
+    def _shared(self) -> SharedClips:
+        if self.clips is None:
+            raise ValueError("clip_frames and frames_ready are for generate")
+        return self.clips
 
     def _tell(self, what: CheckpointEvent, step: int, reason: str = "") -> None:
         self._send(CheckpointNews(call=self.call.call, what=what, step=step, reason=reason[:500]))

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wan_host.errors import DeadlineExceeded, JobCancelled
 from wan_host.lanes.limits import LaneLimits
-from wan_host.lanes.messages import Done, Failed, Heartbeat
+from wan_host.lanes.messages import Done, Failed, FramesReady, FramesShared, Heartbeat
+from wan_host.lanes.shared_clips import joined
 from wan_host.lanes.state import EndReason
+from wan_host.request import Generation
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -79,6 +86,8 @@ class Exchange:
         self.what = ""
         self.stage = ""
         self.step = self.total = 0
+        self.shared: dict[int, NDArray[np.uint8]] = {}
+        """Frames by clip, in files that the lane writes."""
         self.moved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the stage has changed since it was last replaced: another limit holds now."""
         self.reply: asyncio.Future[Done | Failed] = asyncio.get_running_loop().create_future()
@@ -97,6 +106,18 @@ class Exchange:
         if beat.stage != self.stage and not self.moved.done():
             self.moved.set_result(None)
         self.stage, self.step, self.total = beat.stage, beat.step, beat.total
+
+    def shares(self, message: FramesShared | FramesReady) -> None:
+        """Take the frames of a clip, or that more of them are there: progress, too."""
+        self.progressed = time.monotonic()
+        if isinstance(message, FramesShared):
+            self.shared[message.clip] = message.frames
+
+    def whole(self, done: Done) -> Done:
+        """Return the reply with the frames that came before it."""
+        if not isinstance(done.result, Generation):
+            return done
+        return replace(done, result=joined(done.result, done.shared, self.shared), shared=())
 
     def where(self) -> str:
         """How far it is, for a message."""

@@ -28,19 +28,20 @@ KEEP_SENT = sys.platform == "darwin"
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-def encode(message: object, folder: str) -> tuple[bytes, int | None]:
+def encode(message: object, folder: str, descriptor: int | None = None) -> tuple[bytes, int | None]:
     """Return the frame of ``message`` and the descriptor to pass with it, which the caller closes.
 
-    Raises whatever pickle raises for what cannot be pickled, and OSError where there is no room for the memory file.
+    ``descriptor``: of a memory file that holds the message's one array already; it is duplicated, and nothing is copied. Raises
+    whatever pickle raises for what cannot be pickled, and OSError where there is no room for the memory file.
     """
     buffers: list[pickle.PickleBuffer] = []
     body = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
     parts = [buffer.raw() for buffer in buffers]
-    if sum(part.nbytes for part in parts) < OUT_OF_BAND_BYTES:
+    if descriptor is None and sum(part.nbytes for part in parts) < OUT_OF_BAND_BYTES:
         body = pickle.dumps(message, protocol=5)
         return _HEADER.pack(len(body), 0) + body, None
     frame = _HEADER.pack(len(body), len(parts)) + b"".join(_SIZE.pack(part.nbytes) for part in parts) + body
-    return frame, memory_file.write(parts, folder)
+    return frame, memory_file.write(parts, folder) if descriptor is None else os.dup(descriptor)
 
 
 class Decoder:
@@ -94,18 +95,18 @@ class BlockingChannel:
         self._writing = threading.Lock()
         self._kept: list[int] = []
 
-    def send(self, message: object) -> None:
-        """Write one message whole. Raises OSError when the host is gone, and what ``encode`` raises."""
-        frame, descriptor = encode(message, self.folder)
+    def send(self, message: object, descriptor: int | None = None) -> None:
+        """Write one message whole; ``descriptor`` as in ``encode``, whose errors it raises, and OSError when the host is gone."""
+        frame, passed = encode(message, self.folder, descriptor)
         try:
             with self._writing:
                 rest = memoryview(frame)
-                rest = rest[send_some(self._socket, rest, descriptor) :]
+                rest = rest[send_some(self._socket, rest, passed) :]
                 while rest:
                     rest = rest[self._socket.send(rest) :]
         finally:
-            if descriptor is not None:
-                self._kept.append(descriptor)
+            if passed is not None:
+                self._kept.append(passed)
             if not KEEP_SENT:
                 self.close_sent()
 

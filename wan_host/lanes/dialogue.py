@@ -15,9 +15,21 @@ from wan_host.lanes.calls import Exchange, PendingCall
 from wan_host.lanes.faults import DEVICE_FAULT, OUT_OF_MEMORY, revive
 from wan_host.lanes.keeper import Keeper
 from wan_host.lanes.limits import LaneLimits
-from wan_host.lanes.messages import Call, Cancel, CheckpointNews, Done, Failed, Heartbeat, Memory, Preview, Spent
+from wan_host.lanes.messages import (
+    Call,
+    Cancel,
+    CheckpointNews,
+    Done,
+    Failed,
+    FramesReady,
+    FramesShared,
+    Heartbeat,
+    Memory,
+    Preview,
+    Spent,
+)
 from wan_host.lanes.process import LaneProcess
-from wan_host.lanes.state import CallEnded, EndReason, JobCheckpoint, JobPreview, JobProgress, LaneEvent
+from wan_host.lanes.state import CallEnded, EndReason, JobCheckpoint, JobFrames, JobPreview, JobProgress, LaneEvent
 
 log = structlog.get_logger("wan_host.lanes")
 
@@ -80,7 +92,23 @@ class Dialogue:
                         reason=message.reason,
                     )
                 )
-            case Done() | Failed() if not exchange.reply.done():
+            case FramesShared():
+                exchange.shares(message)
+            case FramesReady():
+                exchange.shares(message)
+                frames = exchange.shared[message.clip]
+                self._emit(
+                    JobFrames(
+                        lane=self._name,
+                        job_id=exchange.pending.job_id,
+                        clip=message.clip,
+                        frames=frames,
+                        count=message.count,
+                    )
+                )
+            case Done() if not exchange.reply.done():
+                exchange.reply.set_result(exchange.whole(message))
+            case Failed() if not exchange.reply.done():
                 exchange.reply.set_result(message)
 
     async def talk(

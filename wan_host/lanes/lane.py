@@ -93,7 +93,9 @@ def _control(
                 case Ping():
                     channel.send(Pong())
                 case _ if isinstance(message, Call):
-                    contexts = [CallContext(message, device=device, send=channel.send)]  # the host sends one call at a time
+                    contexts = [
+                        CallContext(message, device=device, send=channel.send, folder=channel.folder)
+                    ]  # the host sends one call at a time
                     calls.put(contexts[0])
                 case _:
                     print(f"unknown message {message!r}", file=sys.stderr)  # noqa: T201  # the lane's log

@@ -50,6 +50,20 @@ def write(parts: Sequence[memoryview], folder: str) -> int:
     return fd
 
 
+def reserve(size: int, folder: str) -> tuple[int, mmap.mmap]:
+    """Return the descriptor of a file of ``size`` bytes, all 0, and its writable map. Raises OSError where there is no room."""
+    fd = create(folder)
+    try:
+        if hasattr(os, "posix_fallocate"):  # so that a full disk is an error here, and no SIGBUS at the first write
+            os.posix_fallocate(fd, 0, size)
+        else:
+            os.ftruncate(fd, size)
+        return fd, mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
 def read(fd: int, sizes: Sequence[int]) -> list[memoryview]:
     """Return read-only views of the parts, mapped without a copy, and close ``fd``. The file lives as long as the views."""
     starts = offsets(sizes)

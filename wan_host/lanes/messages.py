@@ -172,14 +172,36 @@ class CheckpointNews:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FramesShared:
+    """Where the frames of clip ``clip`` will be: the lane writes them into a memory file that the host has mapped from now on."""
+
+    call: int
+    clip: int
+    frames: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FramesReady:
+    """The first ``count`` frames of a shared clip are final."""
+
+    call: int
+    clip: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Done:
-    """A call has ended well; ``loaded`` are the models that the lane now holds."""
+    """A call has ended well; ``loaded`` are the models that the lane now holds.
+
+    ``shared`` are the numbers of the clips whose frames the host has already: in the result they are empty.
+    """
 
     call: int
     result: Generation | Enhancement | None
     spent: Spent
     memory: Memory
     loaded: tuple[str, ...]
+    shared: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,4 +223,4 @@ class Failed:
 
 Call = LoadModel | UnloadModel | RunGenerate | RunEnhance
 ToLane = Start | LoadModel | UnloadModel | RunGenerate | RunEnhance | Cancel | Stop | Ping
-ToHost = Hello | StartFailed | Pong | Heartbeat | Preview | CheckpointNews | Done | Failed
+ToHost = Hello | StartFailed | Pong | Heartbeat | Preview | CheckpointNews | FramesShared | FramesReady | Done | Failed

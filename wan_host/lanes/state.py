@@ -129,6 +129,17 @@ class JobCheckpoint:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JobFrames:
+    """The first ``count`` of the frames of a job's clip number ``clip`` are final; the others are yet to be written."""
+
+    lane: str
+    job_id: str
+    clip: int
+    frames: NDArray[np.uint8]
+    count: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallEnded:
     """A call has ended, well (``error_type`` is empty) or not: what it cost is here in both cases.
@@ -145,4 +156,4 @@ class CallEnded:
     memory: Memory
 
 
-LaneEvent = LaneStarted | LaneEnded | JobProgress | JobPreview | JobCheckpoint | CallEnded
+LaneEvent = LaneStarted | LaneEnded | JobProgress | JobPreview | JobCheckpoint | JobFrames | CallEnded

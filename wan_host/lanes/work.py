@@ -35,7 +35,9 @@ class Work:
         """Do what the call of ``context`` says and pass the outcome to ``reply``; only OSError of a lost host comes out."""
         try:
             allocator.reset_peak(self._device)
-            result = self._result(context)
+            result, shared = self._result(context), ()
+            if isinstance(result, Generation) and context.clips is not None:
+                result, shared = context.clips.split(result)
         except BaseException as error:  # noqa: BLE001  # SystemExit of a plugin must not end the lane without a word
             reply(self._failure(context, error))
             return
@@ -45,6 +47,7 @@ class Work:
             spent=context.spent(),
             memory=allocator.read_memory(self._device),
             loaded=tuple(self._loaded),
+            shared=shared,
         )
         try:
             reply(done)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from wan_host.hooks import Hooks
 from wan_host.lanes import results
 from wan_host.lanes.call_context import CallContext
 from wan_host.lanes.faults import revive
-from wan_host.lanes.messages import Call, Done, Failed, LoadModel, RunEnhance, RunGenerate, UnloadModel
+from wan_host.lanes.messages import Call, Done, Failed, FramesReady, FramesShared, LoadModel, RunEnhance, RunGenerate, UnloadModel
+from wan_host.lanes.shared_clips import joined
 from wan_host.lanes.work import Work
 from wan_host.model import ModelInfo
 from wan_host.request import Clip, Enhancement, EnhanceRequest, Generation, GenerationRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _SECONDS = 600.0
 
@@ -22,12 +27,14 @@ class FakeLane:
     """One device's models and the calls to them; use ``with``, so that everything is unloaded in the end.
 
     ``beats`` are the signs of life of the last call: ``(step, total)`` of every step, notes of other progress. A call that is
-    given ``cancel_at`` is cancelled when it has given so many. Methods raise what the host would: errors of ``wan_host``.
+    given ``cancel_at`` is cancelled when it has given so many. ``early`` are copies, by clip, of frames that the last generation
+    said were final before it ended. Methods raise what the host would: errors of ``wan_host``.
     """
 
     def __init__(self, hooks: Hooks, *, models: Mapping[str, ModelInfo] | None = None, device: str = "cpu") -> None:
         """``models``: served beside those that the plugins offer."""
         self.beats: list[tuple[int, int] | str] = []
+        self.early: dict[int, list[NDArray[np.uint8]]] = {}
         self.loaded: tuple[str, ...] = ()
         self._hooks, self._device = _Serving(hooks, models or {}), device
         self._work = Work(self._hooks, device)
@@ -77,19 +84,23 @@ class FakeLane:
         context.begin("process_frames")
         return results.checked_clip(self._hooks.process_frames(plugin, clip, request, context), request, plugin)
 
-    def _context(self, call: Call, cancel_at: int | None) -> CallContext:
+    def _context(self, call: Call, cancel_at: int | None) -> _Watched:
         self.beats = []
         return _Watched(call, device=self._device, beats=self.beats, cancel_at=cancel_at)
 
     def _call(self, call: Call, cancel_at: int | None) -> Generation | Enhancement | None:
         replies: list[Done | Failed] = []
-        self._work.run(self._context(call, cancel_at), replies.append)
+        context = self._context(call, cancel_at)
+        self._work.run(context, replies.append)
+        self.early = context.early
         (reply,) = replies
         self.loaded = reply.loaded
         if isinstance(reply, Failed):
             error = revive(reply.error, reply.message)
             error.add_note(reply.traceback)
             raise error
+        if isinstance(reply.result, Generation):
+            return joined(reply.result, reply.shared, context.shared)
         return reply.result
 
 
@@ -108,8 +119,10 @@ class _Watched(CallContext):
     """A call's context that counts signs of life."""
 
     def __init__(self, call: Call, *, device: str, beats: list[tuple[int, int] | str], cancel_at: int | None) -> None:
-        super().__init__(call, device=device, send=lambda _: None)
+        super().__init__(call, device=device, send=self._hear)
         self._beats, self._cancel_at = beats, cancel_at
+        self.shared: dict[int, NDArray[np.uint8]] = {}
+        self.early: dict[int, list[NDArray[np.uint8]]] = {}
 
     def step(self, step: int, total: int) -> None:
         super().step(step, total)
@@ -118,6 +131,12 @@ class _Watched(CallContext):
     def progress(self, note: str = "") -> None:
         super().progress(note)
         self._count(note)
+
+    def _hear(self, message: object, descriptor: int | None = None) -> None:  # noqa: ARG002  # memory is shared here
+        if isinstance(message, FramesShared):
+            self.shared[message.clip] = message.frames
+        elif isinstance(message, FramesReady):
+            self.early.setdefault(message.clip, []).append(self.shared[message.clip][: message.count].copy())
 
     def _count(self, beat: tuple[int, int] | str) -> None:
         self._beats.append(beat)

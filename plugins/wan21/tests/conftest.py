@@ -50,6 +50,12 @@ class Recorder:
     def preview(self, image: Any) -> None:
         self._note("preview")
 
+    def clip_frames(self, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape, np.uint8)
+
+    def frames_ready(self, seed: int, count: int) -> None:
+        self._note(f"{count} frames ready")
+
     def resume(self, made_with: dict[str, str]) -> Checkpoint | None:
         return None
 

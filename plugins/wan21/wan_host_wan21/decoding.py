@@ -1,4 +1,4 @@
-"""Latents to frames, by the arithmetic of diffusers' own pipelines."""
+"""Latents to frames, by the arithmetic of diffusers' own pipelines, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -6,13 +6,49 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from wan_host import GenerationFailed, ModelLoadFailed
+from wan_host_wan21.chunks import Walk, decoded, prepared
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
     from wan_host_wan21.settings import Wan21Settings
+
+
+class Decoder:
+    """The VAE that decodes on a device, and what its layers look back on within a clip."""
+
+    def __init__(self, vae: Any, device: torch.device, settings: Wan21Settings, watch: Callable[[], None]) -> None:
+        """Take ``vae`` itself, or a copy as the settings say; ``watch`` is called before each chunk.
+
+        Raise ModelLoadFailed for settings that this device cannot have.
+        """
+        self.vae = decoder_of(vae, device, settings)
+        self._walk = Walk(self.vae.decoder)
+        self._watch = watch
+
+    def reset(self) -> None:
+        """Give the memory back that a clip left behind."""
+        self._walk.drop()
+
+    def decode(
+        self, latents: torch.Tensor, room: Callable[[], NDArray[np.uint8]], ready: Callable[[int], None]
+    ) -> NDArray[np.uint8]:
+        """Return the frames of normalised latents (1, channels, T, h, w), as many as ``room()`` has room for, in that array.
+
+        The steps are those at the end of WanPipeline.__call__ (pipeline_wan.py:655), so the result equals its ``pil`` output; the
+        pixels become bytes on the device, a quarter of what float frames would take. ``ready`` is told how many frames are there.
+        Raise GenerationFailed where the latents are not finite: such a clip would be black or torn.
+        """
+        import torch
+
+        if not bool(torch.isfinite(latents).all()):
+            raise GenerationFailed("the latents hold NaN or infinity: the weights or the precision are at fault")
+        chunks = decoded(self._walk, prepared(self.vae, latents), 1, self._watch)
+        return _collected(chunks if latents.device.type == "cpu" else _behind(chunks), room, ready)
 
 
 def decoder_of(vae: Any, device: torch.device, settings: Wan21Settings) -> Any:
@@ -57,22 +93,36 @@ def refined(vae: Any, *, channels_last: bool, compiles: bool) -> Any:
     return vae
 
 
-def decode(vae: Any, latents: torch.Tensor, processor: Any) -> NDArray[np.uint8]:
-    """Return the frames of normalised latents (1, channels, T, h, w) as uint8 RGB of shape (frames, height, width, 3).
+def _collected(
+    chunks: Iterable[torch.Tensor], room: Callable[[], NDArray[np.uint8]], ready: Callable[[int], None]
+) -> NDArray[np.uint8]:
+    """Write chunks, which are on the CPU, one behind the other until the room is full."""
+    frames, at = None, 0
+    for chunk in chunks:
+        if frames is None:  # only now: the device works on the first chunk meanwhile
+            frames = room()
+        count = min(len(chunk), len(frames) - at)
+        frames[at : at + count] = chunk[:count].numpy()
+        at += count
+        ready(at)
+    assert frames is not None  # noqa: S101  # latents have a frame
+    return frames
 
-    The steps are those at the end of WanPipeline.__call__ (pipeline_wan.py:655), so the result equals its ``pil`` output; on
-    the way the pixels become bytes on the device, a quarter of what float frames would take. Raise GenerationFailed where
-    the latents are not finite: such a clip would be black or torn.
-    """
+
+def _behind(chunks: Iterable[torch.Tensor]) -> Iterable[torch.Tensor]:
+    """Yield copies of chunks in the host's memory, each once the device has the next one to work on."""
     import torch
 
-    if not bool(torch.isfinite(latents).all()):
-        raise GenerationFailed("the latents hold NaN or infinity: the weights or the precision are at fault")
-    latents = latents.to(vae.device, dtype=vae.dtype)
-    shape = (1, vae.config.z_dim, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents.device, latents.dtype)
-    std = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(latents.device, latents.dtype)
-    video = vae.decode(latents / std + mean, return_dict=False)[0].float()
-    frames = processor.postprocess_video(video, output_type="pt")[0]
-    # in order already on the device: the host takes a tenth of a second for 81 frames, with the device at rest
-    return (frames.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).contiguous().cpu().numpy()
+    waiting: tuple[torch.Tensor, torch.cuda.Event] | None = None
+    for chunk in chunks:
+        copied = torch.empty(chunk.shape, dtype=chunk.dtype, pin_memory=True)
+        copied.copy_(chunk, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        if waiting is not None:
+            waiting[1].synchronize()
+            yield waiting[0]
+        waiting = copied, event
+    if waiting is not None:
+        waiting[1].synchronize()
+        yield waiting[0]

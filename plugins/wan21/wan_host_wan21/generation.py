@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wan_host import Clip, Generation, UnsupportedRequest
-from wan_host_wan21.decoding import decode
 from wan_host_wan21.embeddings import MAX_TOKENS
 from wan_host_wan21.memory import Job, Placement
 from wan_host_wan21.pinning import pin
@@ -21,6 +20,7 @@ from wan_host_wan21.solvers import steps_run
 from wan_host_wan21.turbo import FILE, Turbo
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from wan_host import GenerationRequest, LaneContext
@@ -54,6 +54,7 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
         schedule = schedule_of(request, chosen.strength)
         facts |= accelerate(request, model, chosen, schedule)
         weights = "fp8" if placement is Placement.FP8 else "exact"
+        pins = chosen.pins and model.settings.pin_frames
         resumed = restore(context.resume(made_with(weights) | model.acceleration.signature()))
         clips = list(resumed.clips)
         for index in range(len(clips), request.num_images):
@@ -74,12 +75,24 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
                 latents = latents_for(chosen, request, model, prompts, seed=seed, steps=steps)
             model.placer.denoised()
             with context.stage("decode"):
-                frames = decode(model.decoder, latents, model.processor)[: request.frames]
-            if chosen.pins and model.settings.pin_frames:
+                frames = decoded(latents, request, model, context, seed, pins=pins)
+            if pins:
                 frames, pinned = _pinned(frames, chosen)
                 facts |= pinned
             clips.append(Clip(frames=frames, seed=seed))
     return Generation(clips=tuple(clips), metadata=facts)
+
+
+def decoded(
+    latents: torch.Tensor, request: GenerationRequest, model: Wan21, context: LaneContext, seed: int, *, pins: bool
+) -> NDArray[np.uint8]:
+    """Return the frames of a clip's latents. The host has each as soon as it is there, but where some are yet to be pinned."""
+    shape = (request.frames, request.height, request.width, 3)
+    if pins:
+        return model.decoder.decode(latents, lambda: np.empty(shape, np.uint8), lambda _: context.progress("decoding"))
+    return model.decoder.decode(
+        latents, lambda: context.clip_frames(seed, shape), lambda count: context.frames_ready(seed, count)
+    )
 
 
 def preset_of(request: GenerationRequest, model: Wan21) -> tuple[GenerationRequest, Turbo | None]:

@@ -10,7 +10,7 @@ from wan_host import Lora, OutOfMemory
 from wan_host_wan21.acceleration import Acceleration
 from wan_host_wan21.checkpoint import Checkpoint, recognise
 from wan_host_wan21.components import Components, fill_components, outline_components
-from wan_host_wan21.decoding import decoder_of
+from wan_host_wan21.decoding import Decoder
 from wan_host_wan21.embeddings import PromptEmbeddings
 from wan_host_wan21.hub import fetch, parse
 from wan_host_wan21.loras import Loras
@@ -57,7 +57,7 @@ class Wan21:
         self.acceleration.streamed = self.placer.transformer_blocks
         self.embeddings = PromptEmbeddings(components, self.device)
         self.previews = Previews(components.vae, self.device)
-        self.decoder = decoder_of(components.vae, self.device, settings)
+        self.decoder = Decoder(components.vae, self.device, settings, lambda: self._progress("decoding"))
         self.processor = VideoProcessor(vae_scale_factor=components.vae.config.scale_factor_spatial)
         self.pipelines = _pipelines(checkpoint, components)
         for pipeline in self.pipelines.values():
@@ -88,7 +88,7 @@ class Wan21:
         for pipeline in self.pipelines.values():
             pipeline.maybe_free_model_hooks()
         self.components.vae.clear_cache()
-        self.decoder.clear_cache()
+        self.decoder.reset()
         self.acceleration.end()
 
     def close(self) -> None:
@@ -103,15 +103,14 @@ class Wan21:
     def _watch(self) -> None:
         """Report, and stop where the job was cancelled, between pieces of work.
 
-        They are layers of the text encoder, chunks of the VAE and passes of a step. Hooks on the transformer's blocks would
-        break their compiled graphs.
+        Layers of the text encoder, chunks of what the VAE encodes, passes of a step; the decoder is told whom to tell.
+        Hooks on the transformer's blocks would break their compiled graphs.
         """
         vae, encoder = self.components.vae, self.components.text_encoder.encoder
         transformers = {id(module): module for module in (self.components.transformer, self.components.plain)}
         for note, modules in (
             ("encoding the prompt", encoder.block),
             ("encoding with the VAE", [vae.encoder]),
-            ("decoding", [self.decoder.decoder]),
             ("denoising", transformers.values()),
         ):
             for module in modules:
