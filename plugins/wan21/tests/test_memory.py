@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -145,6 +146,16 @@ def test_the_devices_shortage_of_memory_is_told_as_such(vace, video, recorder, m
         with pytest.raises(OutOfMemory, match="tiny on cpu: CUDA out of memory"):
             generate(video(seed=3), vace, recorder())
     assert np.array_equal(generate(video(), vace, recorder()).clips[0].frames, before)
+
+
+def test_a_closed_model_lets_go_of_what_rests(load_tiny, video, recorder, monkeypatch):
+    monkeypatch.setenv("WAN_HOST_WAN21_PLACEMENT", "lean")
+    model = load_tiny("vace")
+    generate(video(), model, recorder())
+    resting = [weakref.ref(rest) for rest in model.placer.transformer_blocks._rests]
+    assert len(resting) == 3
+    model.close()
+    assert [rest() for rest in resting] == [None] * 3
 
 
 def test_the_weights_are_measured(vace):
