@@ -6,6 +6,7 @@ import logging
 import mmap
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -45,9 +46,10 @@ class _Rest:
         for tensor in _own_tensors(block):
             self.places.append(_Place(tensor, size, tensor.shape, tensor.dtype))
             size += -(-tensor.numel() * tensor.element_size() // _ALIGNED) * _ALIGNED
-        memory = mmap.mmap(-1, max(size, _ALIGNED))
+        memory = mmap.mmap(-1, max(size, _ALIGNED), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)  # a few hundred large pages are faster to get and to lock than 100,000 small ones
+            with suppress(OSError):  # a kernel may have none; large pages are only faster to get and to lock
+                memory.madvise(mmap.MADV_HUGEPAGE)
         self.held = torch.frombuffer(memory, dtype=torch.uint8)
         if device.type == "cuda":
             _lock(self, device)
