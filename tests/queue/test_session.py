@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.queue.entries import REPORT, claim_ids, claimed, dropped, job
-from wan_host.errors import SettingsError
+from wan_host.errors import InvalidJob, SettingsError
 from wan_host.queue import JobQueue, QueueUnavailable
 from wan_host.queue.scripts import load_script
 from wan_host.queue.transport import Transport
@@ -48,6 +48,30 @@ async def lossy(open_):
 async def test_a_push_is_done_once(lossy, redis, name):
     await lossy.push(job("a"))
     assert await redis.llen(name) == 1
+
+
+async def test_a_list_is_pushed_once_and_in_its_order(lossy, redis, name):
+    jobs = [job(f"j{index}", extra="x" * 3000) for index in range(200)]
+    await lossy.push(*jobs)
+    assert await redis.lrange(name, 0, -1) == jobs
+
+
+async def test_a_list_is_pushed_in_few_commands_none_of_them_large(queue, redis, name, monkeypatch):
+    sent = []
+    execute = queue._transport.execute
+    monkeypatch.setattr(queue._transport, "execute", lambda *command: sent.append(command) or execute(*command))
+    small, large = [job(f"s{index}") for index in range(100)], [job(f"l{index}", extra="x" * 150_000) for index in range(4)]
+    await queue.push(*small, *large)
+    assert sum(command[0] == "EVALSHA" for command in sent) == 4
+    assert max(sum(map(len, command)) for command in sent) < 300_000
+    await queue.push()
+    assert await redis.llen(name) == 104
+
+
+async def test_nothing_of_a_list_is_pushed_where_one_is_no_utf8(queue, redis, name):
+    with pytest.raises(InvalidJob, match="UTF-8"):
+        await queue.push(job("a"), b"\xff")
+    assert await redis.llen(name) == 0
 
 
 async def test_a_poll_claims_the_same_jobs_again(lossy: JobQueue, redis, name):

@@ -85,11 +85,10 @@ async def _submit(jobs: Sequence[BatchJob], settings: Settings, *, wait: bool) -
         await _refuse_other_jobs(queue, jobs, known)
         new = [job for job in jobs if job.id not in known or known[job.id].status in _BAD]
         with BatchBar(len(jobs)) as bar:
-            for number, job in enumerate(new):
-                bar.update("pushing", len(jobs) - len(new) + number)
-                cancelled = job.id in known and known[job.id].status == "cancelled"
-                if not (cancelled and await queue.retry(job.id)):  # pushed, its end would only be told again
-                    await queue.push(job.text)
+            bar.update("pushing", len(jobs) - len(new))
+            cancelled = {job.id for job in new if job.id in known and known[job.id].status == "cancelled"}
+            again = {job_id for job_id in cancelled if await queue.retry(job_id)}  # pushed, their ends would only be told again
+            await queue.push(*(job.text for job in new if job.id not in again))
             await queue.take_in()
             if not wait:
                 bar.update("pushed", len(jobs))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from wan_host.errors import InvalidJob, LeaseLost, WanHostError
 from wan_host.queue.inspection import Inspection
@@ -16,6 +16,9 @@ from wan_host.queue.session import as_json, log
 from wan_host.queue.transport import Reply
 
 __all__ = ["JobQueue"]
+
+_PUSHED: Final = 500
+_PUSHED_CHARACTERS: Final = 1 << 18
 
 
 class JobQueue(Outbox, Inspection):
@@ -51,14 +54,13 @@ class JobQueue(Outbox, Inspection):
         self._said_hello = False
         self._runs: dict[tuple[str, int], Started] = {}
 
-    async def push(self, payload: str | bytes) -> None:
-        """Append an entry to the producers' list, as producers do by RPUSH; raises InvalidJob if it is no UTF-8."""
-        try:
-            text = payload if isinstance(payload, str) else payload.decode()
-            text.encode()
-        except UnicodeError:
-            raise InvalidJob("payload", payload[:40], "it must be UTF-8") from None
-        await self._run("push", text)
+    async def push(self, *payloads: str | bytes) -> None:
+        """Append entries to the producers' list, as producers do by RPUSH: one command for every 500 or 256 KiB of them.
+
+        Raises InvalidJob if one is no UTF-8, and has pushed none then.
+        """
+        for texts in _parts([_text(payload) for payload in payloads]):
+            await self._run("push", *texts)
         self._transport.nudge()
 
     async def poll(self, *, claims: int, worker: Mapping[str, str] | None = None) -> Poll:
@@ -234,6 +236,29 @@ class JobQueue(Outbox, Inspection):
             log.warning("the queue could not be told that this worker leaves", error=str(error))
         finally:
             await super().aclose()
+
+
+def _text(payload: str | bytes) -> str:
+    try:
+        text = payload if isinstance(payload, str) else payload.decode()
+        text.encode()
+    except UnicodeError:
+        raise InvalidJob("payload", payload[:40], "it must be UTF-8") from None
+    return text
+
+
+def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Divide entries so that no command is large: the server does nothing else meanwhile, and gateways limit requests."""
+    part: list[str] = []
+    size = 0
+    for text in texts:
+        if part and (len(part) == _PUSHED or size + len(text) > _PUSHED_CHARACTERS):
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    if part:
+        yield part
 
 
 def _adopted(job_id: str, token: int, reply: Sequence[str]) -> Claim:

@@ -81,8 +81,7 @@ async def submit(request: Request, worker: TheWorker) -> SubmittedAnswer:
         batch = await asyncio.to_thread(_read, body, worker)
     ids = [job.id for job in batch.jobs]
     earlier = await queue.states(ids)
-    for job in batch.jobs:
-        await queue.push(job.text)
+    await queue.push(*(job.text for job in batch.jobs))
     known = {job_id: state.status for job_id, state in earlier.items()}
     return SubmittedAnswer(
         jobs=[
