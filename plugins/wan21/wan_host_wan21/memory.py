@@ -1,8 +1,9 @@
 """What a job needs of a device's memory under each placement, and which jobs fit.
 
 Figures: one H100 with random weights of the real architecture gave a peak of 12.3 GiB for decoding 81 frames of 480x832 in
-float32 by diffusers' own loop, the VAE's weights and the frames themselves within; decoding in chunks keeps fewer tensors. What denoising needs beyond the weights is an estimate from the
-tensors that are alive in one block; it stays far below the decoder at every size, so that the decoder decides.
+float32 by diffusers' own loop, the VAE's weights and the frames themselves within; decoding in chunks keeps fewer tensors. What
+denoising needs beyond the weights is an estimate from the tensors that are alive in one block; it stays far below the decoder at
+every size, so that the decoder decides.
 """
 
 from __future__ import annotations
