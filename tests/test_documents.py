@@ -14,6 +14,7 @@ import pytest
 
 from wan_host.cli import cli
 from wan_host.errors import WanHostError
+from wan_host.lanes.process import HOST_ONLY
 from wan_host.payload import parse_payload
 from wan_host.settings import Settings
 
@@ -165,6 +166,11 @@ def test_every_setting_is_documented_and_nothing_else():
         alias = field.validation_alias
         names.add(alias.choices[0] if alias is not None else f"WAN_HOST_{name.upper()}")
     assert documented == names
+
+
+def test_what_lanes_do_not_get_is_documented():
+    section = (ROOT / "docs" / "operations.md").read_text().split("## Secrets")[1].split("\n## ")[0]
+    assert set(re.findall(r"`([A-Z][A-Z0-9_]+)`", section)) == HOST_ONLY
 
 
 def test_every_error_type_is_documented():

@@ -6,6 +6,7 @@ import subprocess
 import time
 
 import httpx
+import psutil
 import pytest
 
 from tests.end_to_end.conftest import Site
@@ -115,10 +116,12 @@ def test_nothing_that_a_worker_says_has_a_piece_of_a_secret(tmp_path, plugins, r
                 f"{api.client.base_url}/jobs", json=job("late"), headers={"Authorization": f"Bearer {api.key}"}
             ).raise_for_status()
             api.wait_for("late", "published")
+            lanes = "".join(str(psutil.Process(pid).environ()) for pid in api.worker.lane_pids())
             time.sleep(1)
             said += api.worker.log.read_text(errors="replace")
             site.receiver = Receiverless()
     assert leaks(said, hidden) == {}
+    assert leaks(lanes, hidden).keys() == {"HF_TOKEN"}, "models are loaded there, and other people's code runs there"
 
 
 class Receiverless:

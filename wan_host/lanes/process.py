@@ -27,6 +27,22 @@ _LINE_CHARACTERS = 2000
 _PIPE_BYTES = 64 * 1024
 _LAST_READS = 100
 _EXIT_SECONDS = 1.0
+HOST_ONLY: Final = frozenset(
+    {
+        "JOB_CALLBACK_SECRET",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+        "RUNPOD_API_KEY",
+        "SUPABASE_SERVICE_KEY",
+        "SUPABASE_SERVICE_ROLE_KEY",
+        "UPSTASH_REDIS_REST_TOKEN",
+        "UPSTASH_REDIS_REST_URL",
+        "WAN_HOST_CALLBACK_URL",
+        "WAN_HOST_QUEUE_URL",
+        "WAN_WORKER_API_KEY",
+    }
+)
+"""Variables with secrets that no lane needs. All others are passed on: libraries and plugins read more than we can know."""
 
 
 class LaneProcess:
@@ -216,4 +232,5 @@ class LaneProcess:
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     # the child finds the same modules as the host, and nothing in the working folder (-P) that the host would not find
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}
+    passed = {name: value for name, value in os.environ.items() if name.upper() not in HOST_ONLY}
+    return {**passed, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}

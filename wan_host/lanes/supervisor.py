@@ -52,8 +52,9 @@ class Lane:
     ) -> None:
         """``hooks`` is ``module:function``, called in the child with ``hook_options`` as keywords (plain values).
 
-        ``environment`` is added to the host's own. ``folder`` holds memory files, for a moment and without a name, where the
-        system has no memfd. ``on_event`` runs on the loop and must be quick; what it raises is logged.
+        ``environment`` is added to the host's own, which comes without the host's secrets. ``folder`` holds memory files, for a
+        moment and without a name, where the system has no memfd. ``on_event`` runs on the loop and must be quick; what it raises
+        is logged.
         """
         self.name, self.kind = name, kind
         self._device = _find(device)
