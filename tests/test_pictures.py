@@ -209,3 +209,9 @@ def png_bomb(width, height):
     """A few kilobytes that say they are ``width`` x ``height``."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1 << 20), 9)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(20_000, 20), (20, 20_000)])
+def test_a_side_of_twenty_thousand_pixels_is_refused_whatever_the_area(size):
+    said = refusal(encoded(Image.new("L", size)))
+    assert said == f"{FIELD}: the image has {size[0]}x{size[1]} pixels; at most 16,384 a side are allowed"

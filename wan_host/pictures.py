@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
+_MAX_SIDE = 16_384
+"""Pixels: WEBP's own limit, and more than any camera's. What is longer is a mistake, whose middle nobody means."""
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,7 +35,7 @@ def decode(data: bytes, field: str, max_pixels: int) -> NDArray[np.uint8]:
 
     EXIF orientation is applied, alpha is flattened on white, an ICC profile is converted to sRGB (ignored where it is broken
     or does not fit the picture). Raises ReferenceRejected, which begins with ``field``, for other formats than FORMATS,
-    animations, truncated files, and more than ``max_pixels``, which is judged by the header alone.
+    animations, truncated files, and, judged by the header alone, more than ``max_pixels`` or a side of more than 16,384.
     """
     if not data:
         raise ReferenceRejected(f"{field}: the reference is empty; allowed is an image ({', '.join(FORMATS)})")
@@ -48,11 +50,7 @@ def decode(data: bytes, field: str, max_pixels: int) -> NDArray[np.uint8]:
     except Exception as error:  # noqa: BLE001  # decoders raise whatever a hostile file provokes
         raise ReferenceRejected(f"{field}: the image cannot be read ({type(error).__name__})") from None
     with image:
-        if image.width * image.height > max_pixels:
-            raise ReferenceRejected(
-                f"{field}: the image has {image.width}x{image.height} = {image.width * image.height:,} pixels;"
-                f" at most {max_pixels:,} are allowed"
-            )
+        _check_size(image, field, max_pixels)
         try:
             animated = _is_animated(image)
             pixels = None if animated else _to_rgb(image)
@@ -63,6 +61,15 @@ def decode(data: bytes, field: str, max_pixels: int) -> NDArray[np.uint8]:
     if pixels is None:
         raise ReferenceRejected(f"{field}: the image is animated; allowed is an image of one frame")
     return pixels
+
+
+def _check_size(image: Image.Image, field: str, max_pixels: int) -> None:
+    width, height = image.size
+    if max(width, height) > _MAX_SIDE:
+        raise ReferenceRejected(f"{field}: the image has {width}x{height} pixels; at most {_MAX_SIDE:,} a side are allowed")
+    if width * height > max_pixels:
+        size = f"{width}x{height} = {width * height:,}"
+        raise ReferenceRejected(f"{field}: the image has {size} pixels; at most {max_pixels:,} are allowed")
 
 
 def fit(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
