@@ -9,7 +9,7 @@ from typing import Any
 
 COLUMNS = (
     *("case", "variant", "runs", "passes", "text s", "denoise s", "decode s", "total s", "against stock", "step s"),
-    *("share of ceilings", "peak GiB allocated / reserved", "latent error against stock"),
+    *("share of ceilings", "share of sustained", "peak GiB allocated / reserved", "latent error against stock"),
 )
 STAGES = ("text_encode", "load", "denoise", "decode")
 
@@ -61,7 +61,7 @@ class Results:
         for (case, variant), runs in grouped.items():
             row: dict[str, Any] = {"case": case, "variant": variant, "runs": len(runs)}
             row["stages"] = {name: _median(run["stages"].get(name, 0.0) for run in runs) for name in STAGES}
-            for name in ("seconds", "step", "allocated_gib", "reserved_gib", "error", "share"):
+            for name in ("seconds", "step", "allocated_gib", "reserved_gib", "error", "share", "sustained_share"):
                 row[name] = _median(run[name] for run in runs)
             row["passes"], row["facts"] = runs[0]["passes"], runs[0]["facts"]
             stock = _median(run["seconds"] for run in grouped.get((case, "stock"), []))
@@ -80,7 +80,7 @@ class Results:
             kernels = ", ".join(f"{name} {value:.4g}" for name, value in ceilings["kernels"].items())
             lines.append(
                 f"Ceilings at the length of {case}: matmul {ceilings['matmul']:.4g} TFLOP/s, attention {kernels} TFLOP/s; "
-                f"floor of a pass {ceilings['floor']:.4g} s."
+                f"floor of a pass {ceilings['floor']:.4g} s{_sustained(ceilings)}."
             )
         lines += [
             "",
@@ -101,6 +101,7 @@ class Results:
                 "" if row["speedup"] is None else f"{row['speedup']:.2f}x",
                 "" if row["step"] is None else f"{row['step']:.4f}",
                 f"{100 * row['share']:.0f} %",
+                "" if row["sustained_share"] is None else f"{100 * row['sustained_share']:.0f} %",
                 "" if row["reserved_gib"] is None else f"{row['allocated_gib']:.1f} / {row['reserved_gib']:.1f}",
                 "" if row["error"] is None else f"{row['error']:.2e}",
             ]
@@ -111,7 +112,10 @@ class Results:
         return "\n".join(lines) + "\n"
 
     def _remarks(self) -> list[str]:
-        remarks = ["Share of ceilings: what the transformer's passes would take at the measured ceilings, of what they took."]
+        remarks = [
+            "Share of ceilings: what the transformer's passes would take at the measured ceilings, of what they took.",
+            "Sustained: what their products and attention take alone, pass after pass, when the GPU has lowered its clocks.",
+        ]
         if self.found["setting"]["weights"].startswith("random"):
             remarks.append("With random weights an error in latents says little about quality; that is judged on tiny-wan.")
         for row in self.rows():
@@ -156,6 +160,10 @@ class Results:
 def _environment(setting: dict[str, Any]) -> str:
     software = f"driver {setting['driver']}, torch {setting['torch']}, diffusers {setting['diffusers']}"
     return f"{setting['device']}, {software}, wan-host {setting['commit']}, {setting['date']}; {setting['weights']}."
+
+
+def _sustained(ceilings: dict[str, Any]) -> str:
+    return "" if ceilings["sustained_floor"] is None else f", sustained {ceilings['sustained_floor']:.4g} s"
 
 
 def _median(values: Any) -> float | None:

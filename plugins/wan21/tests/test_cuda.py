@@ -251,6 +251,40 @@ def test_compiled_passes_of_vace_are_near_and_the_same_every_time(
 
 
 @needs_cuda
+def test_kernels_compute_what_the_modules_compute():
+    from diffusers import WanTransformer3DModel
+    from wan_host_wan21.kernels import Kernels, bias_gelu_round
+
+    torch.manual_seed(0)
+    shape = {"num_attention_heads": 2, "attention_head_dim": 96, "num_layers": 2, "ffn_dim": 320, "text_dim": 32, "freq_dim": 32}
+    model = WanTransformer3DModel(**shape, in_channels=4, out_channels=4, qk_norm="rms_norm_across_heads")
+    for block in model.blocks:
+        torch.nn.init.normal_(block.attn1.norm_q.weight)
+        torch.nn.init.normal_(block.attn1.norm_k.weight)
+    model = model.to(DEVICE, torch.bfloat16).eval().requires_grad_(requires_grad=False)
+    inputs = (torch.randn(2, 4, 3, 8, 8), torch.tensor([500, 20]), torch.randn(2, 7, 32))
+    inputs = tuple(value.to(DEVICE, torch.bfloat16) for value in inputs)
+    plain = model(*inputs, return_dict=False)[0].float()
+    model.fuse_qkv_projections()
+    kernels = Kernels(model.blocks)
+    made = model(*inputs, return_dict=False)[0].float()
+    assert float((made - plain).norm() / plain.norm()) < 0.01, "more than bfloat16's last digits"
+    rounds = fp8.Fp8Layers(model.blocks)
+    kernels.take_out()
+    assert torch.equal(model(*inputs, return_dict=False)[0].float(), plain), "all of them are out again"
+    rounds.put_in()
+    rounded = model(*inputs, return_dict=False)[0].float()
+    Kernels(model.blocks)
+    again = model(*inputs, return_dict=False)[0].float()
+    assert float((again - rounded).norm() / rounded.norm()) < 0.03
+
+    hidden, bias = torch.randn(7, 320, device=DEVICE).bfloat16() * 3, torch.randn(320, device=DEVICE)
+    codes, scale = bias_gelu_round(hidden, bias, fp8.LARGEST, fp8.SMALLEST_SCALE)
+    wanted = torch.nn.functional.gelu((hidden.float() + bias).bfloat16(), approximate="tanh").float()
+    assert float((codes.float() * scale - wanted).abs().max() / wanted.abs().max()) < 0.035
+
+
+@needs_cuda
 def test_what_rests_is_locked_until_its_model_goes(load_model, folder):
     kept = load_model(folder, placement="lean")
     held = [rest.held for rest in kept.placer.transformer_blocks._rests]

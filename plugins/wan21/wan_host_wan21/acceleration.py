@@ -7,6 +7,7 @@ would make at the second one, gives other last digits than a kernel for one.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from wan_host_wan21.components import Components
+    from wan_host_wan21.kernels import Kernels
     from wan_host_wan21.presets import Schedule
     from wan_host_wan21.settings import Wan21Settings
     from wan_host_wan21.streaming import Blocks
@@ -40,6 +42,7 @@ class Acceleration:
         self._components, self._device, self._settings = components, device, settings
         self._choices = attention.Choices(settings.data_dir / "wan21" / "attention.json", device)
         self._layers: fp8.Fp8Layers | None = None
+        self._kernels: Kernels | None = None
         self._compiled: dict[Any, Any] = {}
         self._entered: tuple[Any, ...] | None = None
         self._facts: Facts = {}
@@ -84,6 +87,11 @@ class Acceleration:
             self._layers.put_in()
             self._facts["fp8_layers"] = len(self._layers)
         if compiles:
+            if still and self._has_kernels():
+                from wan_host_wan21.kernels import Kernels
+
+                self._kernels = Kernels(self._blocks())
+                self._facts["kernels"] = True
             self._compile()
             self._facts["compiled"] = True
         if self._device.type == "cuda" and still:
@@ -99,6 +107,9 @@ class Acceleration:
         self.cache.graphs = None
         for block in self._compiled:
             self._call(block, None)
+        if self._kernels is not None:
+            self._kernels.take_out()
+            self._kernels = None
         if self._layers is not None:
             self._layers.take_out()
             self._layers = None
@@ -148,6 +159,10 @@ class Acceleration:
             dtype=str(self._components.transformer.dtype).removeprefix("torch."),
         )
         return self._choices.fastest(shape)
+
+    def _has_kernels(self) -> bool:
+        """Whether the plugin's own kernels run here: CUDA, with the Triton that PyTorch's builds for CUDA bring."""
+        return self._settings.kernels and self._device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
     def _blocks(self) -> Iterator[Any]:
         transformer = self._components.transformer

@@ -14,10 +14,10 @@ import torch  # noqa: TID253  # this module is imported with a loaded model
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LARGEST = 448.0
+LARGEST = 448.0
 """The largest number of float8_e4m3fn."""
 _ALIGNED = 16
-_SMALLEST_SCALE = 1e-12
+SMALLEST_SCALE = 1e-12
 CAPABILITY = (8, 9)
 """Ada and Hopper brought 8-bit matrix instructions."""
 
@@ -28,20 +28,25 @@ class Fp8Linear(torch.nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """``weight`` (out, in) is rounded; both sides must be multiples of 16."""
         super().__init__()
-        rounded, scale = _rounded(weight)
+        rounded, scale = rounded_rows(weight)
         self.register_buffer("weight", rounded.t())  # the instruction takes the second matrix column by column
         self.register_buffer("scale", scale.t().contiguous())
         self.register_buffer("bias", None if bias is None else bias.detach().float())
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Multiply ``hidden`` of shape (..., in)."""
-        rows, scale = _rounded(hidden.reshape(-1, hidden.shape[-1]))
-        made = torch._scaled_mm(  # noqa: SLF001  # scaled_mm is public since torch 2.10 only
-            rows, self.weight, scale_a=scale, scale_b=self.scale, out_dtype=hidden.dtype, use_fast_accum=True
+        rows, scale = rounded_rows(hidden.reshape(-1, hidden.shape[-1]))
+        return self.add_bias(self.multiply(rows, scale, hidden.dtype)).reshape(*hidden.shape[:-1], -1)
+
+    def multiply(self, rows: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Multiply rows that are in 8 bits already, (n, in) with scales (n, 1); return (n, out) without the bias."""
+        return torch._scaled_mm(  # noqa: SLF001  # scaled_mm is public since torch 2.10 only
+            rows, self.weight, scale_a=scale, scale_b=self.scale, out_dtype=dtype, use_fast_accum=True
         )
-        if self.bias is not None:
-            made = (made.float() + self.bias).to(hidden.dtype)
-        return made.reshape(*hidden.shape[:-1], -1)
+
+    def add_bias(self, made: torch.Tensor) -> torch.Tensor:
+        """Add the bias in float32."""
+        return made if self.bias is None else (made.float() + self.bias).to(made.dtype)
 
 
 class Fp8Layers:
@@ -81,10 +86,10 @@ def why_not(device: torch.device) -> str | None:
     return None
 
 
-def _rounded(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def rounded_rows(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a matrix in 8 bits and what each row must be multiplied by, (rows, 1)."""
     wide = matrix.float()
-    scale = (wide.abs().amax(dim=-1, keepdim=True) / _LARGEST).clamp(min=_SMALLEST_SCALE)
+    scale = (wide.abs().amax(dim=-1, keepdim=True) / LARGEST).clamp(min=SMALLEST_SCALE)
     return (wide / scale).to(torch.float8_e4m3fn), scale
 
 

@@ -83,6 +83,8 @@ class Wan21Settings(PluginSettings, env_prefix=_PREFIX):
     """Compile for the model's default shapes when it is loaded, rather than in the first job."""
     fp8: bool = True
     """Let ``fast`` and ``turbo`` run linear layers in 8 bits where the GPU has the instructions."""
+    kernels: bool = True
+    """Run the plugin's own kernels in compiled blocks on CUDA."""
     decode_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the VAE's decoder on a GPU."""
     decode_channels_last: bool = False
