@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from training.train_vae import load as load_vae
 EMPTY_SHARE, STRANGE_SHARE = 0.10, 0.015
 MATRIX_RATE, OTHER_RATE = 4e-3, 1e-3
 WARM_UP, FALL_FROM = 200, 0.35
+MOST_LOST = 20
 SEED = 21
 
 
@@ -164,6 +164,11 @@ class Average:
         torch._foreach_lerp_(self.mean, self.live, 1 - min(self.decay, (1 + self.steps) / (10 + self.steps)))
 
     @torch.no_grad()
+    def restore(self) -> None:
+        """Put the average in place of the live weights."""
+        torch._foreach_copy_(self.live, self.mean)
+
+    @torch.no_grad()
     def save(self, out: Path, transformer, text_encoder, size: Size, vocabulary_size: int) -> None:
         """Write the averaged modules in bfloat16 as diffusers and transformers save them."""
         copies = build_transformer(size), build_text_encoder(size, vocabulary_size)
@@ -220,7 +225,7 @@ def train(args: argparse.Namespace) -> None:
     everything = [*transformer.parameters(), *text_encoder.parameters()]
     shares = np.array([kind.share for kind in kinds])
     choose = np.random.default_rng(args.seed)
-    history, window, step, steps_of = [], [], 0, {}
+    history, window, step, lost, steps_of = [], [], 0, 0, {}
     began = saved = time.monotonic()
     seconds = args.seconds - (began - started)
     while (progress := (time.monotonic() - began) / seconds) < 1:
@@ -237,10 +242,19 @@ def train(args: argparse.Namespace) -> None:
             for group, first in zip(part.param_groups, rates, strict=True):
                 group["lr"] = first * rate(step, progress, args.fall_from)
         errors = steps_of[name](batch, text)
-        torch.nn.utils.clip_grad_norm_(everything, 1.0)
+        usable = bool(torch.nn.utils.clip_grad_norm_(everything, 1.0).isfinite())
+        if not usable:
+            lost += 1
+            print(f"{step:6d} no finite gradients ({lost}): on from the average", flush=True)
+            if lost > MOST_LOST:
+                raise SystemExit("the loss is no number any more")
+            average.restore()
         for part in parts:
-            part.step()
+            if usable:
+                part.step()
             part.zero_grad(set_to_none=True)
+        if not usable:
+            continue
         average.update()
         if bucket.kind.name == "main":
             plain = bucket.kind.batch - bucket.kind.controlled
@@ -249,8 +263,6 @@ def train(args: argparse.Namespace) -> None:
             mean = torch.stack(window).mean(0).tolist()
             window.clear()
             history.append((step, time.monotonic() - began, *mean))
-            if not all(map(math.isfinite, mean)):
-                raise SystemExit("the loss is no number any more")
             if step % args.report == 0:
                 print(f"{step:6d} {history[-1][1]:6.1f} s  plain {mean[0]:.4f}  controlled {mean[1]:.4f}", flush=True)
         step += 1
