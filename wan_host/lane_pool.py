@@ -36,6 +36,8 @@ from wan_host.run import Run
 from wan_host.settings import Settings
 from wan_host.vram import VramBudget
 
+NO_ENHANCER = "no installed plugin has a model that enhances prompts; `wan-host plugins` shows what there is"
+
 
 @dataclass(frozen=True, slots=True)
 class Enhancer:
@@ -143,7 +145,7 @@ class LanePool:
     async def enhance_prompt(self, request: EnhanceRequest, *, job_id: str = "", deadline: float) -> EnhanceResult:
         """Enhance a prompt in the enhance lane; ``deadline`` is a time of ``time.monotonic``."""
         if self._enhance is None or self.enhancer is None:
-            raise SettingsError("no plugin that enhances prompts is installed")
+            raise SettingsError(NO_ENHANCER)
         model, plugin = self.enhancer.model.name, self.enhancer.plugin
         async with self.vram.room_for(self._enhance, model):
             return await self._enhance.enhance(model, plugin, request, job_id=job_id, deadline=deadline)

@@ -31,7 +31,7 @@ from wan_host.errors import (
 )
 from wan_host.hooks import Hooks
 from wan_host.job import Job, JobPolicy, resolve_job
-from wan_host.lane_pool import LanePool
+from wan_host.lane_pool import NO_ENHANCER, LanePool
 from wan_host.media import DerivedFile, Media, OutputFile
 from wan_host.payload import Payload
 from wan_host.reporting import Outcome
@@ -181,10 +181,9 @@ class Stages:
             return original
         enhancer = self._pool.enhancer
         if enhancer is None:
-            reason = "no plugin that enhances prompts is installed"
             if self._settings.enhance_failure == "fail":
-                raise UnsupportedRequest(f"type: {job.type} asks for an enhanced prompt, but {reason}")
-            return dataclasses.replace(original, reason=reason)
+                raise UnsupportedRequest(f"type: {job.type} asks for an enhanced prompt, but {NO_ENHANCER}")
+            return dataclasses.replace(original, reason=NO_ENHANCER)
         with run.timed("enhance"):
             request = EnhanceRequest(
                 prompt=job.request.prompt,

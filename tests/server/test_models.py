@@ -75,7 +75,7 @@ def test_submission_is_limited_in_rate(serve):
 
 def test_without_an_enhancer_the_answer_says_so(serve):
     api = serve(WAN_HOST_DISABLED_PLUGINS="wan21,tiny_wan,qwen_enhance,rewriter")
-    assert "no plugin" in problem(api.client.post("/enhance", json={"prompt": "a cat"}), 503)["detail"]
+    assert "no installed plugin" in problem(api.client.post("/enhance", json={"prompt": "a cat"}), 503)["detail"]
 
 
 def test_models_are_loaded_and_unloaded_by_hand(api):

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from wan_host.errors import InvalidJob
+from wan_host.lane_pool import NO_ENHANCER
 from wan_host.model import MediaKind
 from wan_host.request import EnhanceRequest
 from wan_host.server.access import TheWorker, limit_enhancements
@@ -43,7 +44,7 @@ async def enhance(body: EnhanceBody, worker: TheWorker) -> EnhanceAnswer:
         allowed = f"at most {settings.max_prompt_characters} (WAN_HOST_MAX_PROMPT_CHARACTERS)"
         raise InvalidJob("prompt", f"{len(body.prompt)} characters", allowed)
     if pool.enhancer is None or worker.queue is None:
-        reason = "not started yet" if pool.enhancer is not None else "no plugin that enhances prompts is installed"
+        reason = "not started yet" if pool.enhancer is not None else NO_ENHANCER
         raise Problem(503, f"enhancement: {reason}", error_type="unsupported")
     waiting = next(state.waiting for state in pool.states() if state.kind == "enhance")
     if waiting >= _MOST_WAITING:

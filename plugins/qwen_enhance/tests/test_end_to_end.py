@@ -58,8 +58,16 @@ def test_a_chosen_model_that_is_missing_is_shown_as_the_plugin_s_error(host):
 def test_without_a_model_a_job_says_that_its_prompt_was_not_enhanced(host, tmp_path):
     report = generate(host, tmp_path)
     assert report["enhancement_source"] == "none"
-    assert report["enhancement_note"]
+    assert "no installed plugin has a model that enhances prompts" in report["enhancement_note"]
     assert "enhanced_prompt" not in report
+
+
+def test_without_a_model_a_job_fails_where_the_setting_says_so(host, tmp_path):
+    arguments = ("generate", PROMPT, "--type", "video7b_fast_enhanced", "--model", "instant", "--output", str(tmp_path / "out"))
+    done = host(*arguments, enhance_failure="fail")
+    assert done.returncode != 0
+    assert "no installed plugin has a model that enhances prompts" in done.stderr
+    assert not list((tmp_path / "out").glob("*.mp4"))
 
 
 def test_a_job_whose_enhancement_was_rejected_goes_on_with_its_own_prompt_and_says_why(host, tmp_path, tiny):
