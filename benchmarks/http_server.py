@@ -1,8 +1,9 @@
 """What the HTTP side promises: quick answers of /health while a video is made, and event streams that cost a job nothing.
 
-Runs a worker with tiny-wan (or, with ``--model instant``, a model that only waits) on this machine's cores, submits videos one
-after the other, and meanwhile asks for /health on one kept connection, 20 times a second. Then the same with 500 event
-streams that are opened and never read. Pin the whole to two cores with ``taskset -c 0,1``, on an idle machine.
+Runs a worker with tiny-wan (or, with ``--model instant``, a model that only waits) on this machine's cores. On a kept connection
+it is asked for /health and /metrics while it is idle, then for /health, 20 times a second, while it makes videos one after the
+other; then the same with 500 event streams that are opened and never read. Pin the whole to two cores with ``taskset -c 0,1``,
+on an idle machine.
 
     python benchmarks/http_server.py [--jobs 5] [--streams 500] [--model tiny-wan]
 """
@@ -27,6 +28,7 @@ from wan_host.testing import instant
 from wan_host.testing.process import WorkerProcess
 
 ENDED = frozenset({"published", "completed", "report_refused", "failed", "cancelled"})
+IDLE_ANSWERS = 200
 CONFIGS = {"tiny-wan": {}, "instant": {"width": 480, "height": 832, "frames": 81, "num_inference_steps": 40}}
 
 
@@ -39,12 +41,27 @@ class Client:
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """Return the JSON of an answer. Raises RuntimeError for an error."""
+        return json.loads(self.read(method, path, body))
+
+    def read(self, method: str, path: str, body: object = None) -> bytes:
+        """Return what an answer holds. Raises RuntimeError for an error."""
         self._connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"})
         answer = self._connection.getresponse()
         text = answer.read()
         if answer.status >= http.client.BAD_REQUEST:
             raise RuntimeError(f"{method} {path}: {answer.status} {text[:200]!r}")
-        return json.loads(text)
+        return text
+
+
+def ask_often(client: Client, path: str, count: int) -> list[float]:
+    """Ask for a page 20 times a second; return the seconds of every answer."""
+    times = []
+    for _ in range(count):
+        time.sleep(0.05)
+        asked = time.perf_counter()
+        client.read("GET", path)
+        times.append(time.perf_counter() - asked)
+    return times
 
 
 def watch_health(port: int, stop: threading.Event, times: list[float]) -> None:
@@ -104,6 +121,8 @@ def main() -> None:
 def measure(worker: WorkerProcess, options: argparse.Namespace) -> None:
     """Make the videos, without streams and with them in turn, so that a change of the machine's pace meets both."""
     client = Client(worker.port())
+    for path in ("/health", "/metrics"):
+        print(f"idle: {path} {shown(ask_often(client, path, IDLE_ANSWERS))}")
     make(client, "warm-up", options.model, 0)
     found: dict[int, list[dict[str, float]]] = {0: [], options.streams: []}
     health: dict[int, list[float]] = {0: [], options.streams: []}

@@ -1,6 +1,6 @@
 """The queue in figures: jobs a second against arq, rq and saq; from push to start; claims beside a million waiting entries.
 
-    python benchmarks/queue [--jobs 1000] [--rounds 3] [--waiting 1000000] [--only throughput,start,claims]
+    python benchmarks/queue [--jobs 1000] [--rounds 3] [--waiting 1000000] [--only throughput,start,claims,fair]
 
 Every contender is one worker process on the same Valkey over TCP, publishes the same file with the same fsyncs and posts the same
 two reports to the same receiver; the jobs wait already. Counted is the time from the first completed report to the last, and the
@@ -43,6 +43,7 @@ from wan_host.testing.process import WorkerProcess  # noqa: E402
 from wan_host.testing.receiver import Received, Receiver  # noqa: E402
 
 PATIENCE = 180.0
+FAIR_CLAIMS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +277,31 @@ def claims_beside(waiting: int) -> None:
     print(f"one claim while polls still take in a list of {waiting:,}, 64 entries at a time: {moving:.2f} ms")
 
 
+async def fair_claim_times(url: str, folder: Path, waiting: int, claims: int) -> dict[bool, list[float]]:
+    """Return the seconds of claims while entries get their turns, and of claims by their age, beside as many entries."""
+    options = {"data_dir": folder, "worker_id": "bench", "lease_seconds": 600.0}
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for fair, times in found.items():
+        name = f"fair-{fair}"
+        await fill(url, name, waiting, options, take_in=True)
+        queue = await open_queue(url, name=name, fair_users=fair, **options)
+        for number in range(claims):
+            times.append(await one_claim(queue, number))
+        await queue.aclose()
+    return found
+
+
+def claims_in_turn(claims: int) -> None:
+    """Print what a claim costs where users take turns, while polls still give the waiting entries theirs."""
+    waiting = 512 * claims  # a poll gives 512 of them their turns
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, valkey(Path(name) / "server") as url:
+        found = asyncio.run(fair_claim_times(url, Path(name), waiting, claims))
+    fair, plain = (statistics.median(found[kind]) * 1000 for kind in (True, False))
+    print(
+        f"one claim while {waiting:,} entries get their turns: {fair:.2f} ms; without turns {plain:.2f} ms, medians of {claims}"
+    )
+
+
 def main() -> None:
     """Run the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -284,13 +310,14 @@ def main() -> None:
     parser.add_argument("--contenders", default="wan-host,arq,rq,saq", help="how their names begin; wan-host must be one of them")
     parser.add_argument("--samples", type=int, default=50, help="jobs for the time from push to start")
     parser.add_argument("--waiting", type=int, default=1_000_000)
-    parser.add_argument("--only", default="throughput,start,claims")
+    parser.add_argument("--only", default="throughput,start,claims,fair")
     parser.add_argument("--environments", type=Path, default=Path(tempfile.gettempdir()) / "wan-host-bench-environments")
     given = parser.parse_args()
     parts: dict[str, Callable[[], None]] = {
         "throughput": lambda: compare(given.jobs, given.rounds, given.environments, given.contenders),
         "start": lambda: push_to_start(given.samples),
         "claims": lambda: claims_beside(given.waiting),
+        "fair": lambda: claims_in_turn(FAIR_CLAIMS),
     }
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     for part in given.only.split(","):
