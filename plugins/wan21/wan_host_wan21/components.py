@@ -123,7 +123,7 @@ def _classes(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, tuple[Any,
     """Return the class and the dtype of every part with weights."""
     import torch
     from diffusers import AutoencoderKLWan, WanTransformer3DModel, WanVACETransformer3DModel
-    from transformers import CLIPVisionModel, UMT5EncoderModel
+    from transformers import UMT5EncoderModel
 
     parts: dict[str, tuple[Any, torch.dtype]] = {
         "text_encoder": (UMT5EncoderModel, dtype),
@@ -132,6 +132,8 @@ def _classes(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, tuple[Any,
         "transformer": (WanVACETransformer3DModel if checkpoint.adapter else WanTransformer3DModel, dtype),
     }
     if (checkpoint.path / "image_encoder").is_dir():
+        from transformers import CLIPVisionModel
+
         parts["image_encoder"] = (CLIPVisionModel, torch.float32)
     return parts
 
