@@ -36,6 +36,8 @@ def test_what_a_text_checkpoint_cannot_do_is_refused_with_the_checkpoint_that_ca
     vace, plain = offered_models(Wan21Settings(models_dir=tmp_path))
     assert "Wan-AI/Wan2.1-VACE-1.3B-diffusers can: `wan-host models pull wan2.1-vace-1.3b`" in plain.advice
     assert vace.advice == "", "it can do everything"
+    assert (vace.max_subject_references, plain.max_subject_references) == (4, 0)
+    assert (vace.loras, plain.loras) == (True, True)
 
 
 def test_the_defaults_are_those_of_the_wire_contract(tiny_folder, tmp_path):

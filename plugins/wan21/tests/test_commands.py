@@ -13,6 +13,7 @@ from wan_host_wan21.commands import offered_commands
 from wan_host_wan21.commands.fake import fake
 from wan_host_wan21.commands.pull import pull
 from wan_host_wan21.fake import REAL, _text_encoder, _transformer, _vae
+from wan_host_wan21.layout import whole_folder
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +73,21 @@ def test_pull_says_why_nothing_came(name, message):
     done = CliRunner().invoke(pull, [name])
     assert done.exit_code == 1
     assert message in done.output
+
+
+def test_a_folder_that_was_not_finished_is_not_left_behind_and_does_not_replace_a_whole_one(tmp_path):
+    target = tmp_path / "models" / "mine"
+    with whole_folder(target, replace=False) as folder:
+        (folder / "whole").touch()
+
+    def interrupted() -> None:
+        with whole_folder(target, replace=True) as folder:
+            (folder / "half").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [str(path.relative_to(tmp_path / "models")) for path in sorted((tmp_path / "models").rglob("*"))] == [
+        "mine",
+        "mine/whole",
+    ]

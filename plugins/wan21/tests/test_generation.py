@@ -91,6 +91,27 @@ def test_a_cancel_while_references_are_encoded_leaves_no_trace(vace, video, pict
     assert np.array_equal(generate(wanted, vace, recorder()).clips[0].frames, before)
 
 
+@pytest.mark.parametrize("moment", ["encoding with the VAE", "decoding"])
+def test_a_cancel_between_two_chunks_of_the_vae_leaves_no_trace(moment, vace, video, picture, recorder):
+    """By then its layers hold features of the chunk before."""
+
+    class Second(recorder):
+        def _note(self, event):
+            self.events.append(event)
+            if self.events.count(moment) == 2:
+                raise JobCancelled("stop")
+
+    wanted = video(reference_mode=ReferenceMode.START, references=References(first_frame=picture()))
+    before = generate(wanted, vace, recorder()).clips[0].frames
+    context = Second()
+    with pytest.raises(JobCancelled):
+        generate(video(frames=13, reference_mode=ReferenceMode.END, references=References(last_frame=picture(2))), vace, context)
+    assert context.events[-1] == moment
+    kept = (vace.components.vae._enc_feat_map, vace.components.vae._feat_map)
+    assert all(features is None for features_of in kept for features in features_of)
+    assert np.array_equal(generate(wanted, vace, recorder()).clips[0].frames, before)
+
+
 def test_a_mode_that_the_checkpoint_cannot_do_is_refused_with_one_that_can(t2v, video, picture, recorder):
     wanted = video(reference_mode=ReferenceMode.START, references=References(first_frame=picture()))
     with pytest.raises(UnsupportedRequest, match=r"cannot do start, only none; .*Wan-AI/Wan2.1-VACE-1.3B-diffusers"):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch  # noqa: TID253  # a test of torch code
+from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from wan_host_wan21.generation import generate
+from wan_host_wan21.lora_format import read_lora
 from wan_host_wan21.settings import Wan21Settings
 
-from wan_host import Lora, ReferenceMode, References, RetryableError, UnsupportedRequest
+from wan_host import JobCancelled, Lora, ReferenceMode, References, RetryableError, UnsupportedRequest
 
 LAYERS = {"blocks.0.attn1.to_q": "blocks.0.self_attn.q", "blocks.1.ffn.net.0.proj": "blocks.1.ffn.0"}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -95,7 +98,16 @@ def test_an_adapter_does_what_adding_its_product_to_the_weights_does(model, fact
 
 
 @pytest.mark.parametrize("form", ["peft", "original", "kohya"])
-def test_every_format_means_the_same(form, made):
+def test_every_format_means_the_same(form, made, folder):
+    """As products: a format may put its strength into either factor. Layers that act on nothing may stand there too."""
+    read, plain = (read_lora(folder / f"{name}.safetensors", name, "") for name in (form, "diffusers"))
+    for layer in {key.rpartition(".lora_")[0] for key in read}:
+        product, expected = (
+            state[f"{layer}.lora_B.weight"] @ state[f"{layer}.lora_A.weight"] if f"{layer}.lora_A.weight" in state else None
+            for state in (read, plain)
+        )
+        assert torch.allclose(product, torch.zeros(()) if expected is None else expected, atol=1e-6), layer
+    assert set(plain) <= set(read)
     assert np.abs(made(Lora(name=form)).astype(int) - made(Lora(name="diffusers"))).max() <= 1
 
 
@@ -132,6 +144,35 @@ def test_a_file_that_changed_is_read_again(made, folder):
     assert np.array_equal(made(Lora(name="diffusers")), first)
 
 
+def test_a_file_that_was_trained_further_is_read_again_though_it_is_as_long(model, folder, recorder, image):
+    state = load_file(folder / "diffusers.safetensors")
+    generate(image(loras=(Lora(name="diffusers"),)), model, recorder())
+    size = (folder / "diffusers.safetensors").stat().st_size
+    save_file({key: value * 2 for key, value in state.items()}, folder / "diffusers.safetensors")
+    assert (folder / "diffusers.safetensors").stat().st_size == size
+    context = recorder()
+    generate(image(loras=(Lora(name="diffusers"),)), model, context)
+    assert "reading diffusers" in context.events
+
+
+def test_a_failure_in_the_middle_of_putting_adapters_in_leaves_none_in(made, model, monkeypatch):
+    before, load, calls = made(), model.components.transformer.load_lora_adapter, []
+
+    def failing(*args, **options):
+        calls.append(options["adapter_name"])
+        if len(calls) == 2:
+            raise RuntimeError("no memory")
+        load(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.components.transformer, "load_lora_adapter", failing)
+        with pytest.raises(RuntimeError, match="no memory"):
+            made(Lora(name="diffusers"), Lora(name="peft"))
+    assert not model.loras.active
+    assert not any("lora" in name for name, _ in model.components.transformer.named_parameters())
+    assert np.array_equal(made(), before)
+
+
 def test_outer_layers_are_adapted_in_both_views_and_given_back(made, folder, vace):
     rows, columns = vace.components.plain.proj_out.weight.shape
     state = {
@@ -142,6 +183,8 @@ def test_outer_layers_are_adapted_in_both_views_and_given_back(made, folder, vac
     before = made()
     assert not np.array_equal(made(Lora(name="outer")), before)
     assert np.array_equal(made(), before)
+    assert vace.components.plain.proj_out is vace.components.transformer.proj_out
+    assert type(vace.components.plain.proj_out) is torch.nn.Linear
 
 
 def test_what_does_not_fit_is_refused_and_nothing_stays(made, folder, factors):
@@ -152,6 +195,7 @@ def test_what_does_not_fit_is_refused_and_nothing_stays(made, folder, factors):
         "shape": {f"{layer}.lora_A.weight": torch.ones(4, 7), f"{layer}.lora_B.weight": up},
         "deep": {"transformer.blocks.9.attn1.to_q.lora_A.weight": down, "transformer.blocks.9.attn1.to_q.lora_B.weight": up},
         "half": {f"{layer}.lora_A.weight": down},
+        "bias": {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up, f"{layer}.lora_B.bias": torch.ones(7)},
         "other": {"unet.down.weight": down},
     }
     for name, state in wrong.items():
@@ -161,6 +205,7 @@ def test_what_does_not_fit_is_refused_and_nothing_stays(made, folder, factors):
         "shape": "the wrong shape: blocks.0.attn1.to_q",
         "deep": "no layer blocks.9.attn1.to_q",
         "half": "one factor only",
+        "bias": "the wrong shape: blocks.0.attn1.to_q",
         "other": "unet.down.weight",
         "junk": "no safetensors file",
     }.items():
@@ -203,6 +248,24 @@ def test_a_pinned_hub_adapter_comes_from_the_cache(made, folder, tmp_path, monke
     assert np.array_equal(made(Lora(name=f"me/lora@{COMMIT}:a.safetensors")), expected)
     with pytest.raises(RetryableError, match="could not be fetched"):
         made(Lora(name=f"me/other@{COMMIT}"))
+    (snapshot.parent / "outside.safetensors").write_bytes((folder / "diffusers.safetensors").read_bytes())
+    with pytest.raises(UnsupportedRequest, match=r"holds no safetensors file '\.\./outside\.safetensors'"):
+        made(Lora(name=f"me/lora@{COMMIT}:../outside.safetensors"))
+
+
+def test_a_repository_that_the_hub_does_not_have_is_refused_and_a_cancel_while_it_is_fetched_is_a_cancel(
+    made, model, image, recorder, monkeypatch
+):
+    def unknown(*_args, **_options):
+        response = SimpleNamespace(headers={}, status_code=404, request=None)
+        raise RepositoryNotFoundError("404", response=response)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unknown)
+    with pytest.raises(UnsupportedRequest, match=rf"^config\.loras\[0\]: me/lora@{COMMIT} is not on the hub"):
+        made(Lora(name=f"me/lora@{COMMIT}"))
+    context = recorder(stop_at="fetching me/lora", error=JobCancelled("stop"))
+    with pytest.raises(JobCancelled):
+        generate(image(loras=(Lora(name=f"me/lora@{COMMIT}"),)), model, context)
 
 
 def test_alpha_and_biases_of_the_original_format_act(made, folder, factors, model, recorder):
@@ -240,9 +303,10 @@ def test_the_strength_that_training_wrote_down_is_kept(*, where, config, scale, 
     else:
         save_file(load_file(folder / "peft.safetensors"), trained / "a.safetensors")
         (trained / "adapter_config.json").write_text(json.dumps(config))
-    expected = made(Lora(name="diffusers", scale=scale))
-    assert np.abs(made(Lora(name="trained")).astype(int) - expected).max() <= 1
-    assert not np.array_equal(expected, made(Lora(name="diffusers")))
+    kept, plain = (read_lora(path, path.stem, "") for path in (trained / "a.safetensors", folder / "diffusers.safetensors"))
+    for key, value in plain.items():
+        assert torch.allclose(kept[key], value * (scale if "lora_B" in key else 1.0)), key
+    assert np.abs(made(Lora(name="trained")).astype(int) - made(Lora(name="diffusers", scale=scale))).max() <= 1
 
 
 def test_what_would_be_left_out_in_silence_is_refused(made, folder, factors):
@@ -251,7 +315,10 @@ def test_what_would_be_left_out_in_silence_is_refused(made, folder, factors):
     state = {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
     save_file(state | {f"{layer}.dora_scale": torch.ones(24)}, folder / "dora.safetensors")
     save_file(state | {"diffusion_model.blocks.0.norm3.diff": torch.ones(24)}, folder / "norm.safetensors")
-    for name, message in {"dora": "is a DoRA", "norm": "changes a norm"}.items():
+    (folder / "told").mkdir()
+    save_file(load_file(folder / "peft.safetensors"), folder / "told" / "a.safetensors")
+    (folder / "told" / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 4, "use_dora": True}))
+    for name, message in {"dora": "is a DoRA", "told": "is a DoRA", "norm": "changes a norm"}.items():
         with pytest.raises(UnsupportedRequest, match=message):
             made(Lora(name=name))
 

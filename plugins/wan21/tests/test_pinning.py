@@ -84,6 +84,17 @@ def test_short_clips_can_be_pinned(frames):
     assert frames == 1 or np.array_equal(made[-1], last)
 
 
+def test_the_worse_end_and_the_worse_measure_count():
+    """A jump of a small patch shows in the RMS of a step and hardly in its mean."""
+    clip = np.repeat(scene(0)[None].astype(np.int16), 9, axis=0) + (np.arange(9) % 2)[:, None, None, None]
+    clip[-1, :4, :4] += 60
+    clip = np.clip(clip, 0, 255).astype(np.uint8)
+    assert step_ratio(clip, [0]) < 1.2
+    assert step_ratio(clip, [0, 8]) == step_ratio(clip, [8]) > 3
+    mean = np.abs(np.diff(clip.astype(int), axis=0)).mean(axis=(1, 2, 3))
+    assert mean[-1] / np.median(mean) < 1.5
+
+
 def test_the_source_is_not_changed():
     clip = moving(9)
     before = clip.copy()

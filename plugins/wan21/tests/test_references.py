@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch  # noqa: TID253  # a test of torch code
 from wan_host_wan21.checkpoint import Checkpoint, Kind
 from wan_host_wan21.generation import generate
 from wan_host_wan21.references import Route, control_video, on_canvas, plan
-from wan_host_wan21.routes import latents_for
+from wan_host_wan21.routes import _from_still, latents_for
 from wan_host_wan21.sampling import Prompts, Steps, noise_source
 from wan_host_wan21.solvers import steps_run
 
@@ -93,6 +94,25 @@ def test_strength_0_returns_the_source(kind, vace, picture, recorder, request):
     assert (made.metadata["route"], made.metadata["steps_run"]) == ("copy", 0)
 
 
+def test_strength_0_makes_as_many_copies_as_images_were_asked_for(vace, image, picture, recorder):
+    made = generate(single(image(num_images=3), picture(), 0.0), vace, recorder())
+    assert [clip.seed for clip in made.clips] == [7, 8, 9]
+    assert all(np.array_equal(clip.frames[0], picture()) for clip in made.clips)
+
+
+def test_an_image_job_in_a_mode_for_videos_is_refused(checkpoint, image, picture):
+    with pytest.raises(UnsupportedRequest, match=r"config\.reference_mode: start is for videos; images take none and single"):
+        plan(image(reference_mode=ReferenceMode.START, references=References(first_frame=picture())), checkpoint, "tiny")
+
+
+def test_above_one_half_the_report_has_the_weight_and_the_frame_is_pinned_by_it(vace, video, picture, recorder):
+    frames = {s: generate(single(video(), picture(), s), vace, recorder()) for s in (0.5, 0.75)}
+    assert frames[0.75].metadata["conditioning_scale"] == 0.5
+    assert "conditioning_scale" not in frames[0.5].metadata
+    assert np.array_equal(frames[0.5].clips[0].frames[0], picture())
+    assert 2 < np.abs(frames[0.75].clips[0].frames[0].astype(int) - picture()).mean() < 60, "half of the way"
+
+
 def test_a_strength_too_small_for_a_step_runs_one(vace, image, picture, recorder):
     context = recorder()
     made = generate(single(image(num_inference_steps=49), picture(), 0.001), vace, context)
@@ -100,7 +120,7 @@ def test_a_strength_too_small_for_a_step_runs_one(vace, image, picture, recorder
     assert made.metadata["steps_run"] == 1
 
 
-@pytest.mark.parametrize(("strength", "run"), [(0.01, 1), (0.05, 1), (0.5, 12), (0.999, 24), (1.0, 25)])
+@pytest.mark.parametrize(("strength", "run"), [(0.01, 1), (0.05, 1), (0.5, 12), (0.999, 24), (1.0, 25), (1.5, 25)])
 def test_steps_run_as_the_pipeline_counts_them(strength, run):
     assert steps_run(25, strength) == run
 
@@ -165,3 +185,61 @@ def test_the_control_latents_that_no_image_changes_are_encoded_once(*, vace, vid
         encoded.append(context.events.count("encoding with the VAE"))
     assert encoded == [6, 3]
     assert np.array_equal(first.clips[0].frames, generate(wanted, vace, recorder()).clips[0].frames)
+
+
+def test_kept_control_latents_are_those_of_the_size_the_length_and_the_mask(load_tiny, video, picture, recorder, monkeypatch):
+    monkeypatch.setenv("WAN_HOST_WAN21_PIN_FRAMES", "false")
+    model, frame, wide = load_tiny("vace"), picture(1), picture(1, 32, 48)
+    jobs = [
+        video(reference_mode=ReferenceMode.START, references=References(first_frame=frame)),
+        video(reference_mode=ReferenceMode.END, references=References(last_frame=frame)),
+        video(reference_mode=ReferenceMode.BOTH, references=References(first_frame=frame, last_frame=frame)),
+        video(reference_mode=ReferenceMode.START, references=References(first_frame=frame), frames=5),
+        video(reference_mode=ReferenceMode.END, references=References(last_frame=frame), frames=7),
+        video(reference_mode=ReferenceMode.START, references=References(first_frame=wide), width=48, height=32),
+    ]
+    after_others = [_control(job, model, recorder) for job in jobs]
+    for job, control in zip(jobs, after_others, strict=True):
+        model.pipelines[Route.CONDITIONED]._reactive.clear()
+        assert control.equal(_control(job, model, recorder))
+
+
+def test_the_oldest_kept_control_latents_go_first(vace, video, picture, recorder, monkeypatch):
+    monkeypatch.setattr("wan_host_wan21.vace._KEPT", 2)
+    monkeypatch.setattr(vace.pipelines[Route.CONDITIONED], "_reactive", None)
+    start = video(reference_mode=ReferenceMode.START, references=References(first_frame=picture()))
+    for frames in (5, 9, 5, 13):
+        _control(replace(start, frames=frames), vace, recorder)
+    assert [key[2] for key in vace.pipelines[Route.CONDITIONED]._reactive] == [5, 13]
+
+
+def _control(request, model, recorder):
+    """Return the control latents that a request was denoised with."""
+    pipeline, found = model.pipelines[Route.CONDITIONED], []
+    prepare = pipeline.prepare_video_latents
+
+    def noting(*args, **options):
+        found.append(prepare(*args, **options))
+        return found[-1]
+
+    pipeline.prepare_video_latents = noting
+    try:
+        generate(replace(request, num_inference_steps=1), model, recorder())
+    finally:
+        del pipeline.prepare_video_latents
+    return found[0]
+
+
+def test_a_late_start_has_its_subjects_where_the_pipeline_puts_them(vace, video, picture, recorder):
+    """Two orders of the same subjects: the noised starts must differ as the control latents do."""
+    starts, controls = [], []
+    for subjects in ((picture(3), picture(4)), (picture(4), picture(3))):
+        request = single(video(num_inference_steps=50), picture(), 0.01)
+        request = replace(request, references=References(image=picture(), subjects=subjects))
+        steps = Steps(context=recorder(), finished=(), clips=1, generator=noise_source(request.seed))
+        with vace.job(recorder()):
+            starts.append(_from_still(plan(request, vace.checkpoint, "tiny"), request, vace, request.seed, steps)["latents"])
+        controls.append(_control(request, vace, recorder)[:, :16])
+    for index in (0, 1):
+        ours, theirs = ((one[:, :, index] - other[:, :, index]).flatten() for one, other in (starts, controls))
+        assert torch.cosine_similarity(ours, theirs, dim=0) > 0.99
