@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: TID253  # a script on torch
-from decoders import decoders
+from decoders import decoders, handover
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def kernels(subject: Subject, case: Case, variant: str) -> str:
 
 
 def look(subject: Subject, case: Case, out: Path, wanted: set[str]) -> dict[str, Any]:
-    """Answer the questions in ``wanted``: waits, kernels, decoders."""
+    """Answer the questions in ``wanted``: waits, kernels, decoders, handover."""
     found: dict[str, Any] = {}
     if "waits" in wanted:
         found["waits"] = waits(subject, case)
@@ -58,4 +58,7 @@ def look(subject: Subject, case: Case, out: Path, wanted: set[str]) -> dict[str,
             (out / f"kernels_{variant}.txt").write_text(kernels(subject, case, variant), encoding="utf-8")
     if "decoders" in wanted:
         found["decoders"] = decoders(subject, case)
+    if "handover" in wanted:
+        found["handover"] = handover(subject, case, out)
+        print(found["handover"], flush=True)
     return found

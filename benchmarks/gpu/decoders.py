@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import statistics
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,13 @@ from ceilings import wait
 from wan_host_wan21.chunks import Walk, decoded, prepared
 from wan_host_wan21.decoding import refined
 
+from wan_host import Clip
+from wan_host.context import StageContext
+from wan_host.encoding import encode_asset
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from subject import Case, Subject
 
 RUNS = 3
@@ -37,32 +45,52 @@ class Way:
     """Convolutions in float32 multiply in TF32, as PyTorch has it by default."""
     benchmark: bool = False
     compiled: str = ""
-    """``norms``, ``activate`` (norm and SiLU) or ``chunk``."""
+    """``norms`` or ``chunk``."""
+    fused: bool = False
+    """Norm and SiLU in one kernel."""
     graph: bool = False
+    runs: int = RUNS
+    """By the clock, after one to warm up; with 1 that one counts."""
 
 
 BF16, FP16 = torch.bfloat16, torch.float16
 WAYS = (
     Way(name="stock"),
-    Way(name="stock in full float32", tf32=False),
+    Way(name="stock in full float32", tf32=False, runs=1),
     Way(name="chunks of 1", length=1),
     Way(name="chunks of 1, channels last", length=1, channels_last=True),
-    Way(name="chunks of 4, channels last", length=4, channels_last=True),
-    Way(name="chunks of 1, channels last, cudnn.benchmark", length=1, channels_last=True, benchmark=True),
+    Way(name="chunks of 1, channels last, fused norms", length=1, channels_last=True, fused=True),
+    Way(
+        name="chunks of 1, channels last, fused norms, cudnn.benchmark", length=1, channels_last=True, fused=True, benchmark=True
+    ),
+    Way(name="chunks of 4, channels last, fused norms", length=4, channels_last=True, fused=True),
     Way(name="stock, bf16", dtype=BF16),
     Way(name="chunks of 1, channels last, bf16", length=1, channels_last=True, dtype=BF16),
-    Way(name="chunks of 1, channels last, fp16", length=1, channels_last=True, dtype=FP16),
-    Way(name="chunks of 4, channels last, bf16", length=4, channels_last=True, dtype=BF16),
-    Way(name="chunks of 1, channels last, CUDA graph", length=1, channels_last=True, graph=True),
-    Way(name="chunks of 1, channels last, compiled norm+silu", length=1, channels_last=True, compiled="activate"),
+    Way(name="chunks of 1, channels last, bf16, fused norms", length=1, channels_last=True, dtype=BF16, fused=True),
+    Way(name="chunks of 4, channels last, bf16, fused norms", length=4, channels_last=True, dtype=BF16, fused=True),
+    Way(name="chunks of 1, channels last, fp16, fused norms", length=1, channels_last=True, dtype=FP16, fused=True),
     Way(
-        name="chunks of 1, channels last, bf16, compiled norm+silu", length=1, channels_last=True, dtype=BF16, compiled="activate"
+        name="chunks of 1, channels last, bf16, fused norms, graph",
+        length=1,
+        channels_last=True,
+        dtype=BF16,
+        fused=True,
+        graph=True,
     ),
-    Way(name="chunks of 1, channels last, compiled chunk", length=1, channels_last=True, compiled="chunk"),
+    Way(
+        name="chunks of 1, channels last, bf16, fused norms, cudnn.benchmark",
+        length=1,
+        channels_last=True,
+        dtype=BF16,
+        fused=True,
+        benchmark=True,
+    ),
     Way(name="chunks of 1, channels last, bf16, compiled chunk", length=1, channels_last=True, dtype=BF16, compiled="chunk"),
+    Way(name="chunks of 1, channels last, compiled chunk", length=1, channels_last=True, compiled="chunk"),
+    Way(
+        name="chunks of 4, channels last, fused norms, cudnn.benchmark", length=4, channels_last=True, fused=True, benchmark=True
+    ),
     Way(name="chunks of 1, cudnn.benchmark", length=1, benchmark=True),
-    Way(name="chunks of 4", length=4),
-    Way(name="chunks of 2, channels last", length=2, channels_last=True),
     Way(name="stock, channels last, compiled norms", channels_last=True, compiled="norms"),
 )
 
@@ -91,8 +119,62 @@ def decoders(subject: Subject, case: Case) -> list[dict[str, Any]]:
     return rows
 
 
+def handover(subject: Subject, case: Case, folder: Path) -> dict[str, Any]:
+    """Return the seconds from latents to an MP4, the encoder beginning after the last frame or with the first."""
+    decoder, vae = subject.model.decoder, subject.components.vae
+    latents = torch.randn(1, vae.config.z_dim, *case.latent, generator=torch.Generator().manual_seed(0)).to(subject.device)
+    made: dict[str, Any] = {"decode": [], "encode": [], "overlapped": []}
+    context = StageContext(job_id="", user_id="", workdir=folder, deadline=time.monotonic() + BUDGET)
+    for _ in range(RUNS + 1):
+        whole = Handed((case.frames, case.height, case.width, 3))
+        with torch.no_grad():
+            begun = time.perf_counter()
+            decoder.decode(latents, lambda: whole.frames, lambda _: None)  # noqa: B023  # called at once
+            made["decode"].append(time.perf_counter() - begun)
+            begun = time.perf_counter()
+            first = whole.encode(context, ready=None)
+            made["encode"].append(time.perf_counter() - begun)
+            whole = Handed(whole.frames.shape)
+            begun = time.perf_counter()
+            with ThreadPoolExecutor(1) as threads:
+                file = threads.submit(whole.encode, context, whole.wait)
+                decoder.decode(latents, lambda: whole.frames, whole.grow)  # noqa: B023  # as above
+                second = file.result()
+            made["overlapped"].append(time.perf_counter() - begun)
+        decoder.reset()
+        made["same_bytes"] = made.get("same_bytes", True) and first == second
+    return made | {name: statistics.median(made[name][1:]) for name in ("decode", "encode", "overlapped")}
+
+
+class Handed:
+    """A clip that is encoded by the host's encoder while it is decoded, as in a worker, but in one process."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        """Begin with no frame."""
+        self.frames = np.zeros(shape, np.uint8)
+        self._count, self._changed = 0, threading.Condition()
+
+    def grow(self, count: int) -> None:
+        """Say how many frames are final."""
+        with self._changed:
+            self._count = count
+            self._changed.notify()
+
+    def wait(self, number: int, _context: object) -> None:
+        """Wait for a frame."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count > number)
+
+    def encode(self, context: StageContext, ready: Callable[[int, Any], None] | None) -> bytes:
+        """Return the file."""
+        clip = Clip(frames=self.frames, seed=0)
+        workdir = context.workdir
+        made = encode_asset(clip, asset_index=0, kind="video", fps=16, workdir=workdir, context=context, ready=ready)
+        return made.path.read_bytes()
+
+
 def _measured(way: Way, stock: Any, latents: torch.Tensor, processor: Any, expected: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Decode once to warm up and ``RUNS`` times by the clock."""
+    """Decode once to warm up, and then by the clock."""
     encoder, stock.encoder = stock.encoder, None
     try:
         vae = copy.deepcopy(stock).to(way.dtype)
@@ -108,8 +190,8 @@ def _measured(way: Way, stock: Any, latents: torch.Tensor, processor: Any, expec
     wait(latents.device)
     torch.cuda.reset_peak_memory_stats(latents.device)
     held = torch.cuda.memory_allocated(latents.device)
-    seconds = []
-    for _ in range(RUNS):
+    seconds = [first] if way.runs == 1 else []
+    for _ in range(way.runs if way.runs > 1 else 0):
         begun = time.perf_counter()
         frames = make()
         seconds.append(time.perf_counter() - begun)
@@ -144,7 +226,10 @@ def _stock(vae: Any, latents: torch.Tensor, processor: Any) -> Callable[[], np.n
 
 
 def _chunked(way: Way, vae: Any, latents: torch.Tensor) -> Callable[[], np.ndarray]:
-    walk = Walk(vae.decoder, _compiled_activation() if way.compiled == "activate" else None)
+    activate = None
+    if way.fused:
+        from wan_host_wan21.norms import norm_and_silu as activate  # it needs Triton
+    walk = Walk(vae.decoder, activate)
     layout = torch.channels_last_3d if way.channels_last else torch.contiguous_format
     rest: Callable[[Any], Any] | None = None
     if way.compiled == "chunk":
@@ -163,15 +248,6 @@ def _chunked(way: Way, vae: Any, latents: torch.Tensor) -> Callable[[], np.ndarr
         return frames.numpy()
 
     return make
-
-
-def _compiled_activation() -> Callable[[Any, torch.Tensor], torch.Tensor]:
-    def activated(x: torch.Tensor, gamma: torch.Tensor, scale: float) -> torch.Tensor:
-        normal = torch.nn.functional.normalize(x.float(), dim=1).to(x.dtype)
-        return torch.nn.functional.silu(normal * scale * gamma)
-
-    compiled = torch.compile(activated, dynamic=False, fullgraph=True)
-    return lambda norm, x: compiled(x, norm.gamma, norm.scale)
 
 
 class _Graphed:

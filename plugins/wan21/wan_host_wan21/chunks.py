@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 _PAST = 2
 """Frames that a causal convolution over three frames looks back on."""
-Activate = Callable[[Any, "torch.Tensor"], "torch.Tensor"]
+Activate = Callable[[Any, "torch.Tensor", "torch.Tensor"], None]
 
 
 class Walk:
     """The decoder of a VAE (``vae.decoder``, batch 1) and the past frames of its convolutions. Not safe across threads."""
 
     def __init__(self, decoder: Any, activate: Activate | None = None) -> None:
-        """``activate(norm, x)`` computes a norm and the SiLU after it; without it, by the modules themselves."""
+        """``activate(norm, x, out)`` writes what a norm and the SiLU after it make of ``x``, both channels last."""
         self._decoder = decoder
-        self._activate = activate or _activated
+        self._activate = activate
         self._past: list[torch.Tensor] = []
         self._next = 0
 
@@ -59,30 +59,47 @@ class Walk:
                 x = self._residual(resnet, x)
             for upsampler in block.upsamplers or ():
                 x = self._upsampled(upsampler, x, doubles=doubles)
-        return self._causal(decoder.conv_out, self._activate(decoder.norm_out, x))
+        return self._activated(decoder.norm_out, decoder.conv_out, x)
 
     def _residual(self, block: Any, x: torch.Tensor) -> torch.Tensor:
         import torch
 
         shortcut = x if isinstance(block.conv_shortcut, torch.nn.Identity) else self._causal(block.conv_shortcut, x)
-        x = self._causal(block.conv1, self._activate(block.norm1, x))
-        x = self._causal(block.conv2, self._activate(block.norm2, x))
+        x = self._activated(block.norm1, block.conv1, x)
+        x = self._activated(block.norm2, block.conv2, x)
         return x + shortcut
+
+    def _activated(self, norm: Any, conv: Any, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if self._activate is None:
+            return self._causal(conv, torch.nn.functional.silu(norm(x)))
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        batch, channels, count, height, width = x.shape
+        shape = (batch, channels, _PAST + count, height, width)
+        behind = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+        past = self._past_of(x)
+        behind[:, :, :_PAST] = past
+        self._activate(norm, x, behind[:, :, _PAST:])
+        past.copy_(behind[:, :, -_PAST:])
+        return _convolved(conv, behind)
 
     def _causal(self, conv: Any, x: torch.Tensor) -> torch.Tensor:
         import torch
 
         if conv.kernel_size[0] > 1:
-            if self._next == len(self._past):
-                batch, channels, _, height, width = x.shape
-                shape, layout = (batch, channels, _PAST, height, width), _layout(x)
-                self._past.append(torch.zeros(shape, dtype=x.dtype, device=x.device).to(memory_format=layout))
-            past = self._past[self._next]
-            self._next += 1
+            past = self._past_of(x)
             x = torch.cat([past, x], dim=2)
             past.copy_(x[:, :, -_PAST:])
-        width, _, height, *_ = conv._padding  # noqa: SLF001  # the padding that the layer itself applies by a copy
-        return torch.nn.functional.conv3d(x, conv.weight, conv.bias, padding=(0, height, width))
+        return _convolved(conv, x)
+
+    def _past_of(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the past frames of the next convolution, which is given ``x``."""
+        if self._next == len(self._past):
+            batch, channels, _, height, width = x.shape
+            self._past.append(x.new_zeros((batch, channels, _PAST, height, width)).to(memory_format=_layout(x)))
+        self._next += 1
+        return self._past[self._next - 1]
 
     def _upsampled(self, block: Any, x: torch.Tensor, *, doubles: bool) -> torch.Tensor:
         import torch
@@ -97,12 +114,8 @@ class Walk:
                 x = x.permute(0, 2, 3, 4, 1).reshape(batch, count, height, width, 2, channels).permute(0, 1, 4, 2, 3, 5)
                 x = x.reshape(batch, 2 * count, height, width, channels).permute(0, 4, 1, 2, 3)
             count *= 2
-        elif block.mode == "upsample3d" and len(self._past) == self._next:
-            # the first chunk passes by: the past of what follows is found by its place
-            self._past.append(x.new_zeros((batch, channels, _PAST, height, width)).to(memory_format=_layout(x)))
-            self._next += 1
         elif block.mode == "upsample3d":
-            self._next += 1
+            self._past_of(x)  # the first chunk passes by: the past of what follows is found by its place
         x = x.permute(0, 2, 1, 3, 4).reshape(batch * count, channels, height, width)
         x = torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest-exact")
         x = block.resample[1](x)
@@ -147,10 +160,11 @@ def prepared(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     return made
 
 
-def _activated(norm: Any, x: torch.Tensor) -> torch.Tensor:
+def _convolved(conv: Any, x: torch.Tensor) -> torch.Tensor:
     import torch
 
-    return torch.nn.functional.silu(norm(x))
+    width, _, height, *_ = conv._padding  # noqa: SLF001  # the padding that the layer itself applies by a copy
+    return torch.nn.functional.conv3d(x, conv.weight, conv.bias, padding=(0, height, width))
 
 
 def _layout(x: torch.Tensor) -> torch.memory_format:
