@@ -168,6 +168,15 @@ def test_the_weights_are_measured(vace):
     assert Placer(vace.components, torch.device("cpu"), Wan21Settings()).weights == weights
 
 
+def test_weights_that_lie_where_they_should_are_not_moved_again_before_every_job(vace, monkeypatch):
+    placer = Placer(vace.components, torch.device("cpu"), Wan21Settings())
+    placer.place(Placement.RESIDENT)
+    moved = []
+    monkeypatch.setattr(torch.nn.Module, "_apply", lambda *_, **__: moved.append(1))
+    placer.place(Placement.RESIDENT)
+    assert not moved
+
+
 @pytest.mark.parametrize(("limit", "expected"), [(None, 39), (30, 30), (100, 39)])
 def test_the_budget_is_the_limit_or_what_is_free_and_ours(limit, expected, monkeypatch):
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (24 * GIB, 80 * GIB))
