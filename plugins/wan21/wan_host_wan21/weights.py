@@ -58,10 +58,10 @@ def outline(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     finally:
         torch.set_default_dtype(before)
     # What diffusers keeps in float32, whatever the dtype; transformers' list of the same name is for float16 alone.
-    kept = frozenset(cls._keep_in_fp32_modules or ()) if of_diffusers else frozenset()  # from_pretrained's own list
+    kept = frozenset(cls._keep_in_fp32_modules or ()) if of_diffusers else frozenset()
     for key, owners in _places(module).items():
         wanted = torch.float32 if kept.intersection(key.split(".")) else dtype
-        _put(owners, owners[0][0]._parameters[owners[0][1]].to(wanted))  # noqa: SLF001  # see _places
+        _put(owners, _first(owners).to(wanted))
     return module.eval()
 
 
