@@ -324,7 +324,9 @@ def main() -> None:
                 kept["summary"] = summary(kept["rounds"])
                 (out / "idle.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
                 (out / "idle.md").write_text(table(kept["setting"], kept["summary"]), encoding="utf-8")
-                print(f"round {number}, overlap {worker.mode}: {row['jobs']} jobs in {row['seconds']:.2f} s", flush=True)
+                rested = ", ".join(f"{gap['gap'] * 1e3:.0f}" for gap in row["gaps"])
+                told = f"{row['jobs']} jobs in {row['seconds']:.2f} s, gaps of {rested} ms"
+                print(f"round {number}, overlap {worker.mode}: {told}", flush=True)
     print((out / "idle.md").read_text("utf-8"))
     print(f"{time.monotonic() - begun:.0f} s")
 
