@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from wan_host.cli.extensions import ExtensibleGroup
-from wan_host.model import NO_MODEL, ReferenceMode
+from wan_host.model import NO_MODEL, ModelInfo, ReferenceMode
 
 _GIGABYTE = 1e9
 
@@ -31,9 +32,7 @@ def list_models() -> None:
         generates = model.kind == "generate"
         modes = ", ".join(mode for mode in ReferenceMode if mode in model.reference_modes) if generates else "enhances prompts"
         marked = f"{name} (default)" if name == default else name
-        rows.append(
-            (marked, model.family, _size(model.path), modes, "image to image" if model.image_to_image else "", model.path)
-        )
+        rows.append((marked, model.family, _size(model.path), modes, ", ".join(_also(model)), model.path))
     print_table(("model", "family", "size", "reference modes", "also", "path"), rows)
     for name, reason in registry.orphans.items():
         print_problem(f"model {name}: {reason}")
@@ -43,6 +42,16 @@ def list_models() -> None:
         click.echo("Jobs must name a model: set WAN_HOST_MODEL to choose one for those that do not.")
     elif default not in registry.models:
         print_problem(f"WAN_HOST_MODEL: {default!r} is offered by no installed plugin")
+
+
+def _also(model: ModelInfo) -> Iterator[str]:
+    """Give what else there is to know before a model is chosen."""
+    if model.image_to_image:
+        yield "image to image"
+    if model.max_subject_references:
+        yield f"up to {model.max_subject_references} subjects"
+    if model.random_weights:
+        yield "random weights"
 
 
 def _size(path: str) -> str:

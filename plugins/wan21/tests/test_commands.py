@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -64,6 +65,18 @@ def test_the_real_size_is_the_architecture_of_the_official_checkpoints():
         "text": 5.681,
         "vae": 0.127,
     }
+
+
+def test_the_list_shows_sizes_modes_and_that_weights_are_random(tiny_folder, tmp_path):
+    (tmp_path / "models").mkdir()
+    for kind in ("vace", "t2v"):
+        (tmp_path / "models" / f"wan2.1-{kind}-1.3b").symlink_to(tiny_folder(kind))
+    environment = {"PYTHONPATH": ":".join(sys.path), "WAN_HOST_DATA_DIR": str(tmp_path), "COLUMNS": "250"}
+    command = [sys.executable, "-m", "wan_host", "models", "list"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    vace, plain = (next(line for line in said.splitlines() if f"wan2.1-{kind}-1.3b" in line) for kind in ("vace", "t2v"))
+    assert re.search(r"MB .* none, single, start, end, both .* image to image, up to 4 subjects, random weights", vace)
+    assert re.search(r"│ none +│ image to image, random weights +│", plain)
 
 
 @pytest.mark.parametrize(
