@@ -35,7 +35,8 @@ class Work:
         """Do what the call of ``context`` says and pass the outcome to ``reply``; only OSError of a lost host comes out."""
         try:
             allocator.reset_peak(self._device)
-            result, shared = self._result(context), ()
+            result = self._result(context)
+            shared: tuple[int, ...] = ()
             if isinstance(result, Generation) and context.clips is not None:
                 result, shared = context.clips.split(result)
         except BaseException as error:  # noqa: BLE001  # SystemExit of a plugin must not end the lane without a word
