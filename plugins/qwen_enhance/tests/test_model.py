@@ -194,6 +194,18 @@ def test_broken_weights_fail_the_load_with_the_file_s_fault(loaded, tiny, tmp_pa
         loaded("", folder)
 
 
+def test_pickled_weights_are_never_read(loaded, tiny, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny("bare"), folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").rename(folder / "adapter.safetensors")
+    with pytest.raises(ModelLoadFailed, match=r"pickled: .* could not be loaded"):
+        loaded("", folder)
+
+
 def test_weights_with_a_part_missing_are_refused_rather_than_made_up(loaded, tiny, tmp_path):
     from safetensors.torch import load_file, save_file
 
