@@ -89,6 +89,16 @@ def test_the_maker_s_own_sampling_changes_nothing(loaded, tiny, recorder, tmp_pa
     assert drafts[0] == drafts[1]
 
 
+def test_the_penalty_keeps_the_model_from_writing_the_same_again(loaded, recorder):
+    model = loaded("instruct")
+
+    def different(penalty):
+        sampling = Sampling(temperature=0, repetition_penalty=penalty, max_new_tokens=40)
+        return len(set(model.write("hello", sampling, recorder(), deadline=later()).text))
+
+    assert different(2.0) > 2 * different(1.0)
+
+
 def test_drawn_words_follow_the_seed_and_leave_torch_s_own_state_alone(loaded, recorder):
     import torch
 
