@@ -93,17 +93,19 @@ class Worker:
         names = [f"{self.mode}-{name}-{index}" for index in range(count)]
         with Redis.from_url(EmbeddedServer(self.folder).url) as client:
             client.rpush("wan_queue", *(json.dumps(job(each, index, arguments, reference)) for index, each in enumerate(names)))
-        for each in names:
-            self._wait_for(each, arguments.patience)
+        for index, each in enumerate(names):
+            mode = self._wait_for(each, arguments.patience)["metadata"]["reference_mode"]
+            if (mode != "none") != _refers(index, arguments):
+                raise SystemExit(f"{each} was made with reference mode {mode}: the queue is not the one that is to be measured")
         marks = [json.loads(line) for line in self.marks.read_text("utf-8").splitlines()]
         return [mark for mark in marks if mark["job"] in names]
 
-    def _wait_for(self, name: str, seconds: float) -> None:
+    def _wait_for(self, name: str, seconds: float) -> dict[str, Any]:
         until = time.monotonic() + seconds
         while True:
             ended = [report for report in self.receiver.reports(name) if report["status"] != "processing"]
             if ended and ended[0]["status"] == "completed":
-                return
+                return ended[0]
             if ended or self.process.ended() is not None or time.monotonic() > until:
                 raise SystemExit(
                     f"{name} did not complete: {ended or 'no report'}; see {self.process.log}\n{self.process.log_tail()}"
@@ -120,9 +122,13 @@ def job(name: str, index: int, arguments: argparse.Namespace, reference: str) ->
         "num_inference_steps": arguments.steps,
     }
     payload = {"id": name, "type": "video_fast", "user_id": "bench", "prompt": f"a red circle, {name}", "config": config}
-    if index % 2 and not arguments.no_references:
-        payload |= {"first_frame": reference, "last_frame": reference}
+    if _refers(index, arguments):
+        config |= {"first_frame": reference, "last_frame": reference}
     return payload
+
+
+def _refers(index: int, arguments: argparse.Namespace) -> bool:
+    return bool(index % 2) and not arguments.no_references
 
 
 @contextmanager
@@ -245,6 +251,7 @@ def setting(arguments: argparse.Namespace) -> dict[str, Any]:
         "checkpoint": arguments.checkpoint.name,
         "shape": f"{arguments.width}x{arguments.height}x{arguments.frames}",
         "steps": arguments.steps,
+        "references": "none" if arguments.no_references else "first and last frame in every second job",
         "receiver_seconds": arguments.receiver_seconds,
         "publish_seconds_a_file": arguments.publish_seconds,
         "fetch_seconds": arguments.fetch_seconds,
