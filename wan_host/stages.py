@@ -17,6 +17,7 @@ import stamina
 import structlog
 
 from wan_host import encoding, references
+from wan_host.checkpoint import CheckpointPlan
 from wan_host.checkpoint_store import CheckpointStore
 from wan_host.context import StageContext
 from wan_host.early_encoding import EarlyEncoding
@@ -32,7 +33,9 @@ from wan_host.errors import (
 from wan_host.hooks import Hooks
 from wan_host.job import Job, JobPolicy, resolve_job
 from wan_host.lane_pool import NO_ENHANCER, LanePool
+from wan_host.lanes.state import LaneResult
 from wan_host.media import DerivedFile, Media, OutputFile
+from wan_host.model import ModelInfo
 from wan_host.payload import Payload
 from wan_host.reporting import Outcome
 from wan_host.request import Clip, Enhancement, EnhanceRequest, GenerationRequest
@@ -102,15 +105,7 @@ class Stages:
         enhancement = await self._enhance(run, job)
         request = dataclasses.replace(request, prompt=enhancement.prompt)
         plan = await self.checkpoints.prepare(run, job.model, request)
-        early = EarlyEncoding(lambda index, frames, ready: self._encode(run, request, index, frames, ready))
-        run.on_frames = early.heard
-        try:
-            result = await self._pool.generate(run, job.model, request, plan)
-            with run.timed("encode"):
-                media = [await self._finished(run, early, index, clip) for index, clip in enumerate(result.generation.clips)]
-        finally:
-            run.on_frames = None
-            await early.close()
+        result, media = await self._generate(run, job.model, request, plan)
         with run.timed("postprocess"):
             derived = [file for item in media for file in await self._postprocess(run, item)]
         outcome = Outcome(
@@ -198,6 +193,22 @@ class Stages:
                     raise
                 log.warning("enhancement failed, the prompt is used as it is", job=run.job_id, error=str(error))
                 return dataclasses.replace(original, reason=f"{error.error_type}: {error}")
+
+    async def _generate(
+        self, run: Run, model: ModelInfo, request: GenerationRequest, plan: CheckpointPlan | None
+    ) -> tuple[LaneResult, list[Media]]:
+        """Generate and encode, each frame as soon as the lane says that it is final."""
+        early = EarlyEncoding(lambda index, frames, ready: self._encode(run, request, index, frames, ready))
+        run.on_frames = early.heard
+        try:
+            result = await self._pool.generate(run, model, request, plan)
+            with run.timed("encode"):
+                return result, [
+                    await self._finished(run, early, index, clip) for index, clip in enumerate(result.generation.clips)
+                ]
+        finally:
+            run.on_frames = None
+            await early.close()
 
     async def _encode(
         self, run: Run, request: GenerationRequest, index: int, frames: NDArray[np.uint8], ready: encoding.Ready | None

@@ -138,7 +138,10 @@ def handover(subject: Subject, case: Case, folder: Path) -> dict[str, Any]:
             begun = time.perf_counter()
             with ThreadPoolExecutor(1) as threads:
                 file = threads.submit(whole.encode, context, whole.wait)
-                decoder.decode(latents, lambda: whole.frames, whole.grow)  # noqa: B023  # as above
+                try:
+                    decoder.decode(latents, lambda: whole.frames, whole.grow)  # noqa: B023  # as above
+                finally:
+                    whole.grow(case.frames)  # the thread is waited for, whatever happens
                 second = file.result()
             made["overlapped"].append(time.perf_counter() - begun)
         decoder.reset()

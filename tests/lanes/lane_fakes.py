@@ -232,6 +232,54 @@ class Hooks:
         context.preview(np.full((8, 8, 3), 9, np.uint8))
         return good(request, 0.0, context)
 
+    def _early(self, request, context):
+        return self._shown(request, context)
+
+    def _early_and_others(self, request, context):
+        self._shown(request, context)
+        return good(request, 0.0, context)
+
+    def _early_and_fails(self, request, context):
+        self._shown(request, context, until=5)
+        raise ValueError("the last chunk did not fit")
+
+    def _early_and_waits(self, request, context):
+        self._shown(request, context, until=5)
+        for _ in range(600):
+            context.progress("waiting")
+            time.sleep(0.05)
+
+    def _early_and_wrong(self, request, context):
+        shape = (request.frames, request.height, request.width, 3)
+        match request.prompt:
+            case "shape":
+                context.clip_frames(request.seed, shape[1:])
+            case "seed":
+                context.clip_frames(request.seed + 1, shape)
+            case "no room":
+                context.frames_ready(request.seed, 1)
+            case "backwards":
+                context.clip_frames(request.seed, shape)
+                context.frames_ready(request.seed, 4)
+                context.frames_ready(request.seed, 3)
+            case "too many":
+                context.clip_frames(request.seed, shape)
+                context.frames_ready(request.seed, 10)
+
+    def _shown(self, request, context, until=None):
+        """Show one frame after the other, and what is not shown as nonsense."""
+        clips = []
+        for seed in range(request.seed, request.seed + request.num_images):
+            made = frames_of(request, seed)
+            frames = context.clip_frames(seed, made.shape)
+            for number, frame in enumerate(made[:until]):
+                frames[number:] = 99
+                frames[number] = frame
+                context.frames_ready(seed, number + 1)
+                time.sleep(0.02)
+            clips.append(Clip(frames=frames, seed=seed))
+        return Generation(clips=tuple(clips))
+
     def _reference(self, request, context):
         image = request.references.image
         return Generation(clips=(Clip(frames=np.repeat(image[None], request.frames, axis=0), seed=request.seed),))
@@ -239,6 +287,7 @@ class Hooks:
 
 ALL = (
     *("good", "slow", "noisy", "large", "preview", "reference", "closeable"),
+    *("early", "early-and-others", "early-and-fails", "early-and-waits", "early-and-wrong"),
     *("sigkill", "crash-once", "exit", "segfault", "system-exit", "hang", "holds-lock", "deaf", "grandchild", "wrapped-cancel"),
     *("raises", "refuses", "invalid", "oom", "memory-error", "device-fault"),
     *("wrong-shape", "wrong-dtype", "wrong-count", "wrong-seed", "wrong-type", "wrong-metadata"),

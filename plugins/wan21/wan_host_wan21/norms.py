@@ -20,7 +20,7 @@ _WARPS = 8
 
 
 @triton.jit
-def _norm_and_silu(given, weight, made, pixels, scale, channels, width: tl.constexpr, block: tl.constexpr):  # noqa: ANN001, ANN202, PLR0917
+def _norm_and_silu(given, weight, made, pixels, scale, channels, width: tl.constexpr, block: tl.constexpr):  # noqa: ANN001, ANN202, PLR0917  # a kernel
     """Compute, for some pixels, silu(x / |x| * scale * weight), the length being over the channels."""
     pixel = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     channel = tl.arange(0, width)

@@ -76,6 +76,17 @@ class RunnerContract(_ModelInLane):
         assert _equal(first, second)
         assert not _equal(first, other), "another seed gave the same frames"
 
+    def test_frames_that_were_said_to_be_final_stay_as_they_were(
+        self, lane: FakeLane, model_info: ModelInfo, request_: GenerationRequest
+    ) -> None:
+        """They are in the file by the time that the others are made."""
+        clips = lane.generate(model_info.name, request_).clips
+        if not lane.early:
+            pytest.skip("it shows no frames before the end")
+        for number, shown in lane.early.items():
+            for frames in shown:
+                assert np.array_equal(clips[number].frames[: len(frames)], frames), f"{len(frames)} frames of clip {number}"
+
     def test_image_i_comes_from_seed_plus_i(self, lane: FakeLane, model_info: ModelInfo) -> None:
         """So that one of several can be made again alone."""
         if not _serves(model_info, "image"):
