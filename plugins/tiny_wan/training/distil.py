@@ -28,10 +28,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from training import whole_sequence
-from training.architecture import FLOW_SHIFT, TINY, Size, build_text_encoder, build_tokenizer, build_transformer
+from training.architecture import FLOW_SHIFT, TINY, Size
 from training.joint import block_forward, encode_text, patches, velocity
 from training.latents import KINDS, QUICK_KINDS, Bucket, Captions, build
-from training.train_transformer import Gradients, resume_from
+from training.train_transformer import Gradients, build_models
 from training.train_vae import load as load_vae
 
 HEADER = "wan_host_turbo"
@@ -186,10 +186,8 @@ def distil(args: argparse.Namespace) -> list[float]:
     device = torch.device(args.device)
     cuda = device.type == "cuda"
     torch.manual_seed(args.seed)
-    tokenizer = build_tokenizer()
-    transformer = build_transformer(size).to(device)
-    text_encoder = build_text_encoder(size, len(tokenizer)).to(device).eval().requires_grad_(requires_grad=False)
-    resume_from(args.model, transformer, text_encoder)
+    _, transformer, text_encoder = build_models(size, args.model, device)
+    text_encoder.eval().requires_grad_(requires_grad=False)
     if cuda:
         torch.backends.cuda.matmul.allow_tf32 = True
         whole_sequence.compile_norms()

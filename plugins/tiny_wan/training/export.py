@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from training.architecture import Size, build_text_encoder, build_tokenizer, build_transformer, save_checkpoint
-from training.train_transformer import resume_from
+import torch
+
+from training.architecture import Size, save_checkpoint
+from training.train_transformer import build_models
 from training.train_vae import load
 
 if __name__ == "__main__":
@@ -18,7 +20,5 @@ if __name__ == "__main__":
     parser.add_argument("--transformer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    tokenizer = build_tokenizer()
-    transformer, text_encoder = build_transformer(Size()), build_text_encoder(Size(), len(tokenizer))
-    resume_from(args.transformer, transformer, text_encoder)
+    tokenizer, transformer, text_encoder = build_models(Size(), args.transformer, torch.device("cpu"))
     save_checkpoint(args.out, load(args.vae, Size()), transformer, text_encoder, tokenizer)

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import WanVACETransformer3DModel
 from safetensors.torch import load_file
+from transformers import T5TokenizerFast, UMT5EncoderModel
 
 from training import whole_sequence
 from training.architecture import FLOW_SHIFT, SHARD, TINY, Size, build_text_encoder, build_tokenizer, build_transformer
@@ -187,6 +189,18 @@ def resume_from(folder: Path, transformer, text_encoder) -> None:
     text_encoder.load_state_dict(load_file(folder / "text_encoder" / "model.safetensors"), strict=False)
 
 
+def build_models(
+    size: Size, weights: Path | None, device: torch.device
+) -> tuple[T5TokenizerFast, WanVACETransformer3DModel, UMT5EncoderModel]:
+    """Build the tokenizer, and transformer and text encoder on a device, with a checkpoint's weights where there is one."""
+    tokenizer = build_tokenizer()
+    transformer = build_transformer(size).to(device)
+    text_encoder = build_text_encoder(size, len(tokenizer)).to(device)
+    if weights is not None:
+        resume_from(weights, transformer, text_encoder)
+    return tokenizer, transformer, text_encoder
+
+
 def train(args: argparse.Namespace) -> None:
     started = time.monotonic()
     kinds, size = (QUICK_KINDS, TINY) if args.quick else (KINDS, Size())
@@ -198,11 +212,8 @@ def train(args: argparse.Namespace) -> None:
     device = torch.device(args.device)
     cuda = device.type == "cuda"
     torch.manual_seed(args.seed)
-    tokenizer = build_tokenizer()
-    transformer = build_transformer(size).to(device)
-    text_encoder = build_text_encoder(size, len(tokenizer)).to(device).train()
-    if args.resume:
-        resume_from(args.resume, transformer, text_encoder)
+    tokenizer, transformer, text_encoder = build_models(size, args.resume, device)
+    text_encoder.train()
     if cuda:
         torch.backends.cuda.matmul.allow_tf32 = True
         whole_sequence.compile_norms()
