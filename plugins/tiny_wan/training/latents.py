@@ -79,16 +79,6 @@ class Bucket:
         return torch.cat([inactive, reactive, mask], dim=1)
 
 
-def pipelines_mask(frames: int, kept: tuple[int, ...]) -> torch.Tensor:
-    """1 where a latent frame is generated, as WanVACEPipeline samples it from a mask of single frames.
-
-    It samples frames from the middle of each latent frame, so one kept frame at either end leaves no trace: all ones.
-    """
-    mask = torch.ones(1, 1, frames)
-    mask[..., list(kept)] = 0
-    return torch.nn.functional.interpolate(mask, size=(frames + 3) // 4, mode="nearest-exact")[0, 0]
-
-
 _tokenizer = None
 
 
