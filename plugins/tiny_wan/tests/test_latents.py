@@ -6,7 +6,7 @@ import torch
 from diffusers import WanVACEPipeline
 from PIL import Image
 from training.architecture import TINY, build_scheduler, build_tokenizer, build_transformer, build_vae
-from training.latents import Kind, build
+from training.latents import Bucket, Kind, build, replace_unusable
 from training.world import render, sample_scenes
 
 
@@ -33,3 +33,17 @@ def test_controls_equal_the_pipelines(mode):
     assert ours.shape == theirs.shape
     assert torch.equal(ours[:, 32:], theirs[:, 32:])
     assert (ours - theirs).abs().max() < 0.05  # pictures are rounded to 8 bits on their way to the pipeline
+
+
+@pytest.mark.parametrize("part", ["latents", "inactive"])
+def test_a_clip_that_is_not_finite_gives_way_to_another_of_its_mode(part, capsys):
+    values = torch.arange(9.0).view(9, 1, 1, 1, 1).repeat(1, 2, 1, 2, 2)
+    ids = torch.arange(9, dtype=torch.uint8).view(9, 1, 1).repeat(1, 3, 4)
+    bucket = Bucket(Kind("main", 1.0, 3, 3, 1, 16, 16, 9, 6), values.clone(), ids, values[:6].clone(), None)
+    getattr(bucket, part)[4, 0, 0, 1, 1] = torch.nan
+    replace_unusable(bucket)
+    assert bucket.latents[4].eq(1).all(), "clip 1 has the same mode, three before"
+    assert bucket.inactive[4].eq(1).all()
+    assert bucket.ids[4].eq(1).all()
+    assert torch.cat([bucket.latents.flatten(), bucket.inactive.flatten()]).isfinite().all()
+    assert "main: clip 4 is not finite, clip 1 stands in" in capsys.readouterr().out
