@@ -5,7 +5,7 @@ queries and keys in one pass over them, the activation in the product's own epil
 activation and rounding in one. They are opaque to torch.compile, so inputs keep their strides.
 """
 
-# ruff: noqa: PLR0917 - kernels take many arguments, and what the compiler sees takes no keywords
+# ruff: noqa: PLR0917, ANN001, ANN202 - kernels take many arguments, of Triton's own types, and the compiler's view of them takes no keywords
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ _WARPS, _WIDE_WARPS, _WIDE = 4, 8, 4096
 
 
 @triton.jit
-def _norm_and_rotate(given, weight, cosines, sines, made, row_stride, tokens, epsilon, width, head, block: tl.constexpr):  # noqa: ANN001, ANN202
+def _norm_and_rotate(given, weight, cosines, sines, made, row_stride, tokens, epsilon, width, head, block: tl.constexpr):
     """One row: x / rms(x) * weight over all heads, rounded as the norm rounds it, then each pair of a head turned."""
     row = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, block)
@@ -45,7 +45,7 @@ def _norm_and_rotate(given, weight, cosines, sines, made, row_stride, tokens, ep
 
 
 @triton.jit
-def _bias_gelu_round(given, bias, rounded, scales, width, largest, smallest, block: tl.constexpr):  # noqa: ANN001, ANN202
+def _bias_gelu_round(given, bias, rounded, scales, width, largest, smallest, block: tl.constexpr):
     """One row: gelu(x + bias) in 8 bits with the row's scale."""
     row = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, block)
@@ -92,7 +92,7 @@ def norm_and_rotate(
 
 
 @norm_and_rotate.register_fake
-def _(hidden: Any, weight: Any, epsilon: float, heads: int, cosines: Any, sines: Any) -> torch.Tensor:  # noqa: ARG001
+def _(hidden: Any, weight: Any, epsilon: float, heads: int, cosines: Any, sines: Any) -> torch.Tensor:  # noqa: ARG001  # the names are part of its signature
     batch, tokens, width = hidden.shape
     return hidden.new_empty(batch, tokens, heads, width // heads)
 
@@ -105,7 +105,7 @@ def linear_gelu(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) 
 
 
 @linear_gelu.register_fake
-def _(hidden: Any, weight: Any, bias: Any) -> torch.Tensor:  # noqa: ARG001
+def _(hidden: Any, weight: Any, bias: Any) -> torch.Tensor:  # noqa: ARG001  # the names are part of its signature
     return hidden.new_empty(*hidden.shape[:-1], weight.shape[0])
 
 
@@ -124,7 +124,7 @@ def bias_gelu_round(
 
 
 @bias_gelu_round.register_fake
-def _(hidden: Any, bias: Any, largest: float, smallest: float) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ARG001
+def _(hidden: Any, bias: Any, largest: float, smallest: float) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ARG001  # as above
     rounded = torch.empty_like(hidden, dtype=torch.float8_e4m3fn)
     return rounded, hidden.new_empty(hidden.shape[0], 1, dtype=torch.float32)
 
