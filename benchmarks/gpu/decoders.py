@@ -56,14 +56,11 @@ class Way:
 BF16, FP16 = torch.bfloat16, torch.float16
 WAYS = (
     Way(name="stock"),
-    Way(name="stock in full float32", tf32=False, runs=1),
     Way(name="chunks of 1", length=1),
-    Way(name="chunks of 1, channels last", length=1, channels_last=True),
     Way(name="chunks of 1, channels last, fused norms", length=1, channels_last=True, fused=True),
     Way(
         name="chunks of 1, channels last, fused norms, cudnn.benchmark", length=1, channels_last=True, fused=True, benchmark=True
     ),
-    Way(name="chunks of 4, channels last, fused norms", length=4, channels_last=True, fused=True),
     Way(name="stock, bf16", dtype=BF16),
     Way(name="chunks of 1, channels last, bf16", length=1, channels_last=True, dtype=BF16),
     Way(name="chunks of 1, channels last, bf16, fused norms", length=1, channels_last=True, dtype=BF16, fused=True),
@@ -90,7 +87,10 @@ WAYS = (
     Way(
         name="chunks of 4, channels last, fused norms, cudnn.benchmark", length=4, channels_last=True, fused=True, benchmark=True
     ),
+    Way(name="chunks of 1, channels last", length=1, channels_last=True),
+    Way(name="chunks of 4, channels last, fused norms", length=4, channels_last=True, fused=True),
     Way(name="chunks of 1, cudnn.benchmark", length=1, benchmark=True),
+    Way(name="stock in full float32", tf32=False, runs=1),
     Way(name="stock, channels last, compiled norms", channels_last=True, compiled="norms"),
 )
 

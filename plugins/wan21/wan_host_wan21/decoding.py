@@ -27,7 +27,10 @@ class Decoder:
         Raise ModelLoadFailed for settings that this device cannot have.
         """
         self.vae = decoder_of(vae, device, settings)
-        self._walk = Walk(self.vae.decoder)
+        activate = None
+        if settings.decode_fused:
+            from wan_host_wan21.norms import norm_and_silu as activate  # it needs Triton
+        self._walk = Walk(self.vae.decoder, activate)
         self._watch = watch
 
     def reset(self) -> None:
@@ -58,7 +61,8 @@ def decoder_of(vae: Any, device: torch.device, settings: Wan21Settings) -> Any:
     """
     import torch
 
-    if settings.decode_dtype == "float32" and not settings.decode_channels_last and not settings.decode_compile:
+    last = settings.decode_channels_last or settings.decode_fused
+    if settings.decode_dtype == "float32" and not last and not settings.decode_compile:
         return vae
     if device.type != "cuda":
         raise ModelLoadFailed(f"WAN_HOST_WAN21_DECODE_* are settings for CUDA; on {device.type} the decoder runs as it is")
@@ -69,7 +73,7 @@ def decoder_of(vae: Any, device: torch.device, settings: Wan21Settings) -> Any:
         vae.encoder = encoder
     return refined(
         copied.to(device, getattr(torch, settings.decode_dtype)),
-        channels_last=settings.decode_channels_last,
+        channels_last=last,
         compiles=settings.decode_compile,
     )
 

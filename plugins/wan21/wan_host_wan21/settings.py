@@ -90,7 +90,9 @@ class Wan21Settings(PluginSettings, env_prefix=_PREFIX):
     decode_channels_last: bool = False
     """Lay the decoder's weights and pixels out channels last."""
     decode_compile: bool = False
-    """Compile the decoder's residual blocks."""
+    """Compile the decoder's norms."""
+    decode_fused: bool = False
+    """Run the decoder channels last, with its norms and activations in one kernel each."""
     models: dict[str, CustomModel] = Field(default_factory=dict)
     """More models to offer, by name: JSON in the environment, ``[wan21.models.NAME]`` in the file."""
     previews: bool = True
