@@ -176,7 +176,7 @@ def grow_segments() -> None:
     import torch
 
     if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
-        torch.cuda.memory._set_allocator_settings("expandable_segments:True")  # noqa: SLF001  # the variable is read only once
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")  # noqa: SLF001  # the variable is read only once
 
 
 def empty_cache(device: torch.device) -> None:
