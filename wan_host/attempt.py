@@ -150,7 +150,7 @@ class Attempts:
     def _resolve(self, claim: Claim, run: Run, *, now: float) -> Job:
         """Decide what the payload means; ``now`` is the queue server's time."""
         if claim.problem:
-            raise InvalidJob("payload", f"{len(claim.payload)} characters", _PROBLEMS.get(claim.problem, claim.problem))
+            raise InvalidJob.from_message(f"payload: {_PROBLEMS.get(claim.problem, claim.problem)}")
         payload = parse_payload(claim.payload)
         if claim.seed is None:
             raise InvalidJob("seed", None, "it must be a whole number")
