@@ -17,6 +17,7 @@ from wan_host import cli
 from wan_host.cli.extensions import plugin_commands
 from wan_host.cli.setup import check_publisher, prepare_hooks, prepare_settings
 from wan_host.errors import SettingsError
+from wan_host.testing import instant
 
 SCRIPT = Path(sys.executable).with_name("wan-host")
 COMMANDS = ["run", "generate", "submit", "jobs", "workers", "models", "plugins", "plugin", "doctor"]
@@ -293,3 +294,21 @@ def test_a_worker_without_its_publisher_does_not_start(environment, monkeypatch)
 def test_a_publisher_that_is_there_is_fine(environment):
     settings = prepare_settings(log_level="error")
     check_publisher(settings, prepare_hooks(settings))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--lora", "sketch=0.5"), "config.loras: model instant takes no adapters"),
+        (("--lora", "sketch=much"), "'sketch=much': 'much' is no number; NAME or NAME=SCALE is expected"),
+        (("--lora", "sketch=5"), "config.loras.0.scale"),
+        (("--reference-image", "https://example.org/a.png"), "config.reference_images: 1 given, model instant takes at most 0"),
+        (("--reference-image", "there-is-none.png"), "'there-is-none.png' is neither a file nor a URL"),
+    ],
+)
+def test_generate_hands_adapters_and_subjects_on(*, options, said, tmp_path, monkeypatch):
+    instant.install(tmp_path / "site", {"instant": "wan_host.testing.instant"})
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    result = CliRunner().invoke(cli.cli, ["generate", "a cat", "--model", "instant", *options])
+    assert result.exit_code != 0
+    assert said in f"{result.output}{result.exception}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wan_host.payload import Payload
     from wan_host.settings import Settings
 
-_REFERENCES = ("image", "first_frame", "last_frame")
+_REFERENCES = ("image", "first_frame", "last_frame", "reference_images")
 
 
 @click.command()
@@ -42,7 +42,11 @@ _REFERENCES = ("image", "first_frame", "last_frame")
 @click.option("--image", help="Reference for mode single: a file or a URL.")
 @click.option("--first-frame", help="Reference for the first frame: a file or a URL.")
 @click.option("--last-frame", help="Reference for the last frame: a file or a URL.")
+@click.option("--reference-image", "reference_images", multiple=True, help="A subject to show, a file or a URL; up to four.")
 @click.option("--denoise-strength", type=float, help="0 keeps the reference, 1 ignores it.")
+@click.option(
+    "--lora", "loras", multiple=True, callback=lambda *given: _loras(given[-1]), help="An adapter, NAME or NAME=SCALE; up to 8."
+)
 @click.option("--preset", help="Speed preset of the model.")
 @click.option("--postprocess", multiple=True, help="Frame processor, such as interpolate; give it again for another, in order.")
 @click.option("--devices", help="'all', or names such as cuda:0 or cpu; one is used.")
@@ -61,7 +65,7 @@ def generate(prompt: str, output: Path, job_type: str, negative_prompt: str | No
         "prompt": prompt,
         "user_id": "local",
         "config": {
-            name: _as_uri(value) if name in _REFERENCES else value for name, value in config.items() if value not in {None, ()}
+            name: _as_uri(value) if name in _REFERENCES else value for name, value in config.items() if value not in (None, ())
         },
     }
     if negative_prompt is not None:
@@ -73,8 +77,25 @@ def generate(prompt: str, output: Path, job_type: str, negative_prompt: str | No
         click.echo(path)
 
 
-def _as_uri(value: str) -> str:
-    """Return a reference as the payload takes it: files become data: URIs."""
+def _loras(given: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
+    """Return adapters as the payload takes them."""
+    entries = []
+    for value in given:
+        name, stated, scale = value.rpartition("=")
+        if not stated:
+            entries.append({"name": value})
+            continue
+        try:
+            entries.append({"name": name, "scale": float(scale)})
+        except ValueError:
+            raise click.BadParameter(f"{value!r}: {scale!r} is no number; NAME or NAME=SCALE is expected") from None
+    return tuple(entries)
+
+
+def _as_uri(value: str | tuple[str, ...]) -> str | list[str]:
+    """Return a reference, or several, as the payload takes it: files become data: URIs."""
+    if isinstance(value, tuple):
+        return [str(_as_uri(one)) for one in value]
     if "://" in value or value.startswith("data:"):
         return value
     path = Path(value)
