@@ -317,4 +317,6 @@ def test_an_entry_that_is_too_large_fails_with_what_to_do_instead(site):
     site.start(WAN_HOST_MAX_ENTRY_BYTES="2000")
     site.push(payload("job-1", prompt="a" * 3000))
     report = site.receiver.wait_for("job-1", "failed")
-    assert report["error_message"] == "payload: the entry is larger than WAN_HOST_MAX_ENTRY_BYTES; send images as URLs, not as data"
+    assert (
+        report["error_message"] == "payload: the entry is larger than WAN_HOST_MAX_ENTRY_BYTES; send images as URLs, not as data"
+    )
