@@ -1,5 +1,6 @@
 import importlib.util
 import shutil
+import struct
 import sys
 from pathlib import Path
 
@@ -81,6 +82,21 @@ def test_a_file_that_is_cut_off_has_no_known_size(tmp_path, tiny, kept):
         cut = tmp_path / f"cut{whole.suffix}"
         cut.write_bytes(whole.read_bytes()[:kept])
         assert parameters(cut) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("string.gguf", struct.pack("<4sIQQ", b"GGUF", 3, 1, 1) + b"\xff" * 8 + bytes(64)),
+        ("nested.gguf", struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, 0) + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000),
+        ("length.safetensors", b"\xff" * 8 + b"{}"),
+        ("list.safetensors", struct.pack("<Q", 2) + b"[]"),
+    ],
+    ids=["string", "nested", "length", "list"],
+)
+def test_a_file_with_a_damaged_header_has_no_known_size(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert parameters(tmp_path / name) == 0
 
 
 def test_a_relative_path_is_below_the_models_folder(monkeypatch, models, tiny):

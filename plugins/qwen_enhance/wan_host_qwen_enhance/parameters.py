@@ -26,7 +26,7 @@ def parameters(file: Path) -> int:
                 return _in_safetensors(json.loads(opened.read(int.from_bytes(opened.read(8), "little"))))
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _in_gguf(data)
-    except (OSError, ValueError, KeyError, TypeError, MemoryError, struct.error):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError, struct.error):
         return 0  # loading says what is wrong with the file
 
 

@@ -134,6 +134,16 @@ def test_weights_are_counted_from_the_files_headers(tiny_folder, vace):
     assert weights_mib(tiny_folder("vace")) == 0
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff" * 8 + b"{}", (2).to_bytes(8, "little") + b"[]", (10**5).to_bytes(8, "little") + b"[" * 10**5],
+    ids=["length", "list", "nested"],
+)
+def test_a_file_with_a_damaged_header_has_no_known_size(content, tmp_path):
+    (tmp_path / "damaged.safetensors").write_bytes(content)
+    assert count_parameters(tmp_path / "damaged.safetensors") == 0
+
+
 def test_the_environment_gives_tables_as_json_and_lists_by_commas(monkeypatch):
     monkeypatch.setenv("WAN_HOST_WAN21_MODELS", '{"mine": {"path": "/m", "adapters": [{"name": "a"}]}}')
     monkeypatch.setenv("WAN_HOST_WAN21_LORA_REPOS", "me/*, you/lora")
