@@ -129,6 +129,19 @@ def test_the_resting_copy_is_made_once(parts):
     assert places[0] == places[1]
 
 
+def test_what_came_to_stay_has_memory_of_its_own_so_that_joining_some_of_it_keeps_nothing_twice(parts):
+    size = sum(tensor.nbytes for tensor in parts.state_dict().values())
+    blocks = Blocks(parts, CPU)
+    blocks.attach()
+    resting = {tensor.untyped_storage().data_ptr() for tensor in parts.state_dict().values()}
+    blocks.detach()
+    for part in parts:
+        part.inner.weight.data = part.inner.weight.data.clone()  # as joined projections do, whose parts become views of them
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in parts.state_dict().values()}
+    assert sum(held.values()) == size
+    assert not resting & held.keys()
+
+
 def test_adapters_that_come_and_go_are_no_part_of_what_rests(parts):
     expected = run(parts)
     blocks = Blocks(parts, CPU)

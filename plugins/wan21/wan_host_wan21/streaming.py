@@ -121,7 +121,8 @@ class Blocks:
         for block in self._blocks:
             block._compiled_call_impl = None  # noqa: SLF001  # as in attach
         for rest in self._rests:
-            rest.point_to(rest.held.to(self._device))
+            for place in rest.places:  # each its own memory: joined projections let go of some, which one for all would keep
+                place.tensor.data = place.within(rest.held).to(self._device, copy=True)
         self.attached = False
 
     def compute_with(self, block: Any, call: Callable[..., Any] | None) -> None:
