@@ -79,6 +79,15 @@ def test_a_cancel_ends_the_job_at_once_and_leaves_no_trace(moment, vace, video, 
     assert np.array_equal(generate(video(), vace, recorder()).clips[0].frames, before)
 
 
+def test_a_cancel_leaves_no_block_on_the_device_that_comes_for_its_own_pass(load_tiny, video, recorder, monkeypatch):
+    monkeypatch.setenv("WAN_HOST_WAN21_PLACEMENT", "lean")
+    model = load_tiny("t2v")
+    with pytest.raises(JobCancelled):
+        generate(video(), model, recorder(stop_at="step 2/3", error=JobCancelled("stop")))
+    assert model.placer.transformer_blocks.attached
+    assert model.placer.transformer_blocks._slots == []
+
+
 def test_a_cancel_while_references_are_encoded_leaves_no_trace(vace, video, picture, recorder):
     wanted = video(reference_mode=ReferenceMode.START, references=References(first_frame=picture()))
     before = generate(wanted, vace, recorder()).clips[0].frames

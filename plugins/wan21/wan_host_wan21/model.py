@@ -84,9 +84,10 @@ class Wan21:
             self.reset()
 
     def reset(self) -> None:
-        """Drop what a raised cancel leaves behind: caches of the transformer's hooks, and the VAE's feature maps."""
+        """Drop what a raised cancel leaves behind: caches and slots of the transformer, and the VAE's feature maps."""
         for pipeline in self.pipelines.values():
             pipeline.maybe_free_model_hooks()
+        self.placer.transformer_blocks.release()
         self.components.vae.clear_cache()
         self.decoder.reset()
         self.acceleration.end()
