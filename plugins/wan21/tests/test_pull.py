@@ -318,6 +318,17 @@ def test_a_pinned_repository_that_was_pulled_serves_the_row_of_the_table_that_na
     assert model.path.endswith(f"Wan2.1-VACE-1.3B-diffusers@{COMMIT}")
 
 
+def test_a_pull_that_broke_off_does_not_hide_the_hubs_cache(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    snapshot = tmp_path / "cache" / f"models--{REPO.replace('/', '--')}" / "snapshots" / COMMIT
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(tiny_folder("vace"))
+    (tmp_path / "models" / f"Wan2.1-VACE-1.3B-diffusers@{COMMIT}" / "vae").mkdir(parents=True)
+    rows = {"mine": CustomModel(path=f"{REPO}@{COMMIT}")}
+    (model,) = offered_models(Wan21Settings(models_dir=tmp_path / "models", models=rows))
+    assert model.path == str(snapshot)
+
+
 def test_what_the_hub_does_not_have_is_named(pull):
     done = pull("nobody/nothing@main")
     assert done.returncode == 1

@@ -173,7 +173,8 @@ def _checkpoint_of(row: CustomModel, found: Mapping[str, Checkpoint], settings: 
     if not hub.pinned:
         raise ModelLoadFailed(f"{row.path} is not pinned; the revision must be a commit of 40 hex digits")
     pulled = settings.models_path / folder_of(hub.repo, hub.revision)
-    folder = pulled if pulled.is_dir() else cached_folder(hub)
+    whole = (pulled / "model_index.json").is_file()  # it comes last; what a pull that broke off left is passed by
+    folder = pulled if whole else cached_folder(hub)
     if folder is None:
         raise ModelLoadFailed(f"{row.path} is not on this machine; `wan-host models pull {row.path}` fetches it")
     return recognise(folder)
