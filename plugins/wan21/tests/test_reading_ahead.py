@@ -46,6 +46,12 @@ def test_a_folder_that_is_not_there_is_left_for_the_loading_to_name(tmp_path):
     read_ahead(tmp_path / "nowhere")
 
 
+def test_a_link_to_a_file_that_is_gone_is_left_for_the_loading_to_name(tmp_path):
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "weights.safetensors").symlink_to(tmp_path / "gone")
+    read_ahead(tmp_path)
+
+
 def test_torch_is_not_needed():
     code = "import sys, wan_host_wan21.reading_ahead; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -22,7 +22,10 @@ def read_ahead(folder: Path) -> None:
     """
     if not hasattr(os, "RWF_NOWAIT"):
         return
-    sizes = {path: path.stat().st_size for path in sorted(folder.glob("*/*.safetensors"))}
+    try:
+        sizes = {path: path.stat().st_size for path in sorted(folder.glob("*/*.safetensors"))}
+    except OSError:
+        return
     if sum(sizes.values()) > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
         return
     pieces = iter([(path, begin) for path, size in sizes.items() for begin in range(0, size, _PIECE_BYTES)])
