@@ -47,3 +47,13 @@ def test_a_clip_that_is_not_finite_gives_way_to_another_of_its_mode(part, capsys
     assert bucket.ids[4].eq(1).all()
     assert torch.cat([bucket.latents.flatten(), bucket.inactive.flatten()]).isfinite().all()
     assert "main: clip 4 is not finite, clip 1 stands in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("broken", [[1, 4, 7], [1, 4]])
+def test_a_clip_that_none_of_its_mode_can_stand_in_for_is_an_error(broken):
+    """With a control, only clips with a control can: those from row 6 on have none."""
+    values = torch.ones(9, 2, 1, 2, 2)
+    bucket = Bucket(Kind("main", 1.0, 3, 3, 1, 16, 16, 9, 6), values.clone(), torch.zeros(9, 3, 4), values[:6].clone(), None)
+    bucket.latents[broken] = torch.nan
+    with pytest.raises(RuntimeError, match=r"main: clip 1 is not finite, and no clip of its mode is usable in its place"):
+        replace_unusable(bucket)

@@ -188,15 +188,19 @@ def replace_unusable(bucket: Bucket) -> None:
     """Put another clip of the same mode in the place of each whose latents or control are not finite, and say so.
 
     Encoded in bfloat16, about one clip in 50,000 was (why is not known); every batch that it was in had no gradients.
+    Raise RuntimeError where no clip of its mode (with a control, where it has one) is usable.
     """
     usable = bucket.latents.isfinite().flatten(1).all(1)
-    if bucket.inactive is not None:
-        usable[: len(bucket.inactive)] &= bucket.inactive.isfinite().flatten(1).all(1)
+    controlled = 0 if bucket.inactive is None else len(bucket.inactive)
+    if controlled:
+        usable[:controlled] &= bucket.inactive.isfinite().flatten(1).all(1)
     for row in (~usable).nonzero().flatten().tolist():
-        other = next(
-            r for step in range(1, len(usable)) for r in (row - 3 * step, row + 3 * step) if 0 <= r < len(usable) and usable[r]
-        )
+        end = controlled if row < controlled else len(usable)
+        nearest = (r for step in range(1, end) for r in (row - 3 * step, row + 3 * step) if 0 <= r < end and usable[r])
+        other = next(nearest, None)
+        if other is None:
+            raise RuntimeError(f"{bucket.kind.name}: clip {row} is not finite, and no clip of its mode is usable in its place")
         print(f"{bucket.kind.name}: clip {row} is not finite, clip {other} stands in", flush=True)
         bucket.latents[row], bucket.ids[row] = bucket.latents[other], bucket.ids[other]
-        if bucket.inactive is not None and row < len(bucket.inactive):
+        if row < controlled:
             bucket.inactive[row] = bucket.inactive[other]
