@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch  # noqa: TID253  # a test of torch code
 from wan_host_wan21.generation import generate
+from wan_host_wan21.memory import LADDER
 from wan_host_wan21.resuming import restore, save
 from wan_host_wan21.turbo import Turbo, scheduler_for
 
@@ -139,6 +140,21 @@ def test_versions_and_the_precision_of_the_weights_are_named(t2v, video, recorde
     assert set(keeper.made_with) == {"wan21", "torch", "diffusers", "weights"}
     assert keeper.made_with["weights"] == "exact"
     assert all(isinstance(array, np.ndarray) for array in keeper.kept[1].arrays.values())
+
+
+def test_projections_that_are_fused_are_named_so_that_a_leaner_attempt_begins_anew(load_tiny, video, recorder, monkeypatch):
+    monkeypatch.setenv("WAN_HOST_WAN21_COMPILE", "true")
+    monkeypatch.setenv("WAN_HOST_WAN21_WARM_UP", "false")
+    model = load_tiny("t2v")
+    model.acceleration.compiles_with |= {"backend": "eager"}
+    made_with = {}
+    for placement in LADDER:
+        monkeypatch.setattr(model.placer, "_settings", model.settings.model_copy(update={"placement": placement}))
+        keeper = Keeper(recorder)
+        generate(video(num_inference_steps=1), model, keeper)
+        made_with[placement] = keeper.made_with
+    assert made_with["text_off"] == made_with["resident"]
+    assert made_with["resident"] == made_with["lean"] | {"fused": "True"} != made_with["lean"]
 
 
 @pytest.mark.parametrize("solver", ["unipc", "dpm++"])

@@ -82,6 +82,7 @@ class Acceleration:
     def _put_in(self, *, rounds: bool, compiles: bool, adapters: bool, still: bool) -> None:
         if compiles and still and not adapters:
             self._fuse()
+            self._facts["fused"] = True
         if rounds:
             self._layers = fp8.Fp8Layers(self._blocks())
             self._layers.put_in()
