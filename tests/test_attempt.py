@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from tests.sample_jobs import MODELS, WAN, payload
 from wan_host.attempt import Attempts
 from wan_host.costs import CostModel
 from wan_host.errors import LeaseLost, QueueUnavailable
+from wan_host.media import PublishedFile
 from wan_host.metrics import Metrics
+from wan_host.queue import Claim, Started
+from wan_host.request import Clip, Generation
 from wan_host.run import Run
+from wan_host.settings import load_settings
 from wan_host.spool import Spool, SpooledJob
+from wan_host.stages import Stages
 
 LEASE = 30.0
 
@@ -31,6 +41,9 @@ class FakeQueue:
         self.asked.append(what)
         if self.faults:
             raise self.faults.pop(0)
+
+    async def start(self, claim):
+        return Started(attempt=1, counted=1, sequence=1, started_at=time.time(), reserved=1)
 
     async def check(self, claim):
         self._answer("check")
@@ -137,3 +150,50 @@ async def test_a_worker_that_stops_while_the_queue_is_away_keeps_what_is_spooled
     assert run.workdir.exists() is complete
     assert queue.asked == ([] if complete else ["release"])
     spool.close()
+
+
+async def test_a_run_that_publishes_holds_no_frames(attempts, queue, tmp_path):
+    """Very many may publish at a time, each for hours."""
+    made, alive = [], []
+
+    class Pool:
+        def states(self):
+            return []
+
+        async def generate(self, run, model, request, plan):
+            frames = np.zeros((request.frames, request.height, request.width, 3), np.uint8)
+            made.append(weakref.ref(frames))
+            generation = Generation(clips=(Clip(frames=frames, seed=request.seed),))
+            return SimpleNamespace(generation=generation, memory=SimpleNamespace(peak_mib=0))
+
+    class Hooks:
+        def postprocess(self, media, context):
+            assert media.clip is made[0]()
+            return []
+
+        def publish(self, name, file, context):
+            gc.collect()
+            alive.append(made[0]() is not None)
+            return PublishedFile(url=file.key, file_size_bytes=file.file_size_bytes)
+
+        def models(self):
+            return MODELS
+
+        def frame_processors(self):
+            return {}
+
+        registry = SimpleNamespace(default_model=lambda named: WAN.name)
+
+    settings = load_settings()
+    attempts._settings, attempts._stages = settings, Stages(hooks=Hooks(), pool=Pool(), settings=settings)
+    attempts._tell_processing = lambda *_: None
+    attempts._spool = Spool(tmp_path / "spool")
+    attempts._spool.open()
+    run = leased_before(0)
+    run.workdir = attempts._spool.folder("a", 1)
+    asked = payload({"width": 64, "height": 96, "frames": 9}, id="a")
+    claim = Claim("a", json.dumps(asked), token=1, attempts=0, runs=0, seed=1, queued_at=time.time(), priority=0, entry="e")
+    await attempts.work(claim, run)
+    assert queue.asked == ["finish", "wake", "drop the checkpoint"]
+    assert alive == [False]
+    attempts._spool.close()

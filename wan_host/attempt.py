@@ -131,6 +131,10 @@ class Attempts:
         run.expected = self._costs.estimate(job, loaded=self._stages.is_loaded(job.model.name))
         run.user_id = job.user_id
         self._tell_processing(run, job, started)
+        await self._publish(claim, run, await self._made(claim, run, job))
+
+    async def _made(self, claim: Claim, run: Run, job: Job) -> SpooledJob:
+        """Make a job's files and spool them. The frames end with this call: publishing may last for hours."""
         product = await self._stages.produce(run, job)
         report = completed_report(run, self._settings.worker_id, product.media, product.outcome)
         run.enter("spool")
@@ -145,7 +149,7 @@ class Attempts:
             claim=dataclasses.asdict(claim),
         )
         await asyncio.to_thread(self._spool.write, spooled)
-        await self._publish(claim, run, spooled)
+        return spooled
 
     def _resolve(self, claim: Claim, run: Run, *, now: float) -> Job:
         """Decide what the payload means; ``now`` is the queue server's time."""
