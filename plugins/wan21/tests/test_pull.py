@@ -34,7 +34,7 @@ class Hub(ThreadingHTTPServer):
     """Serves one folder as one repository.
 
     ``break_after`` cuts the connection after so many bytes of a file, ``hang_after`` lets it stand still there; ``status``
-    answers for every file; ``ranges`` off gives files from their beginning only.
+    answers for every file; ``ranges`` off gives files from their beginning only; ``excess`` goes on after a file's end.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,6 +44,7 @@ class Hub(ThreadingHTTPServer):
         self.hang_after: int | None = None
         self.status: int | None = None
         self.ranges = True
+        self.excess = 0
         self.closing = threading.Event()
         self.requests: list[tuple[str, str, str | None]] = []
 
@@ -105,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         start = int((self.headers.get("Range") or "bytes=0-")[6:].split("-")[0]) if self.server.ranges else 0
         self.send_response(206 if start else 200)
         self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(body) - start))
+        self.send_header("Content-Length", str(len(body) - start + self.server.excess))
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         self.end_headers()
@@ -120,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.connection.close()
                 self.close_connection = True
                 return
-        self.wfile.write(body[start:])
+        self.wfile.write(body[start:] + bytes(self.server.excess))
 
 
 @pytest.fixture
@@ -276,6 +277,17 @@ def test_what_is_not_what_the_hub_has_is_refused_and_not_kept(hub, counted, tmp_
         counted(wrong)
     assert not list((tmp_path / "target" / "vae").glob("diffusion*"))
     assert not (tmp_path / "target" / "model_index.json").exists()
+
+
+def test_more_than_the_hub_has_is_refused_where_it_begins(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    hub.excess = 50_000_000
+    told = []
+    (file,) = (file for file in files_of(hub) if file.path == "model_index.json")
+    with pytest.raises(DownloadFailed, match=r"model_index\.json: what came is not what the hub has"):
+        download([file], tmp_path / "target", lambda _, count: told.append(count))
+    assert sum(told) < 1_000_000
+    assert not list((tmp_path / "target").glob("model_index*"))
 
 
 @pytest.mark.parametrize(("status", "message"), [(403, "HF_TOKEN must be"), (404, "answered 404"), (503, "answered 503")])

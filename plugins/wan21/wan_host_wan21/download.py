@@ -169,6 +169,8 @@ def _go_on(client: httpx.Client, file: RemoteFile, path: Path, progress: Progres
                         digest.update(chunk)
                         have += len(chunk)
                         progress(file, len(chunk))
+                        if have > file.size:
+                            break  # whatever else comes, this is not the file
                 finally:
                     if have < file.size:
                         progress(file, -have)  # the next try counts it again
