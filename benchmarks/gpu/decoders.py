@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch  # noqa: TID253  # a script on torch
 from ceilings import wait
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm  # noqa: TID253  # as above
 from wan_host_wan21.chunks import Walk, decoded, prepared
-from wan_host_wan21.decoding import refined
+from wan_host_wan21.decoding import channels_last
 
 from wan_host import Clip
 from wan_host.context import StageContext
@@ -183,7 +184,11 @@ def _measured(way: Way, stock: Any, latents: torch.Tensor, processor: Any, expec
         vae = copy.deepcopy(stock).to(way.dtype)
     finally:
         stock.encoder = encoder
-    refined(vae, channels_last=way.channels_last, compiles=way.compiled == "norms")
+    if way.channels_last:
+        channels_last(vae)
+    for module in vae.decoder.modules() if way.compiled == "norms" else ():
+        if isinstance(module, WanRMS_norm):  # the blocks keep lists between chunks: each place in one would be compiled anew
+            module.compile(dynamic=False)
     make = _stock(vae, latents, processor) if way.length == 0 else _chunked(way, vae, latents)
     begun = time.perf_counter()
     frames = make()

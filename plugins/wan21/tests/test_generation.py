@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch  # noqa: TID253  # a test of torch code
 from wan_host_wan21.generation import generate
 from wan_host_wan21.sampling import generated_frames
 
-from wan_host import JobCancelled, ReferenceMode, References, UnsupportedRequest
+from wan_host import GenerationFailed, JobCancelled, ReferenceMode, References, UnsupportedRequest
 
 
 @pytest.mark.parametrize(("frames", "made"), [(1, 1), (2, 5), (5, 5), (6, 9), (81, 81), (82, 85), (83, 85)])
@@ -119,6 +120,12 @@ def test_a_cancel_between_two_chunks_of_the_vae_leaves_no_trace(moment, vace, vi
     kept = (vace.components.vae._enc_feat_map, vace.components.vae._feat_map)
     assert all(features is None for features_of in kept for features in features_of)
     assert np.array_equal(generate(wanted, vace, recorder()).clips[0].frames, before)
+
+
+def test_frames_that_the_decoder_leaves_out_are_no_clip(vace):
+    room = np.zeros((9, 48, 32, 3), np.uint8)
+    with pytest.raises(GenerationFailed, match="the decoder made 5 frames; the clip has 9"), torch.no_grad():
+        vace.decoder.decode(torch.zeros(1, 16, 2, 6, 4), lambda: room, lambda _: None)
 
 
 def test_a_mode_that_the_checkpoint_cannot_do_is_refused_with_one_that_can(t2v, video, picture, recorder):

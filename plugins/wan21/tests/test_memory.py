@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch  # noqa: TID253  # a test of torch code
 from wan_host_wan21.catalogue import wan_defaults
+from wan_host_wan21.decoding import decoder_of
 from wan_host_wan21.generation import generate
 from wan_host_wan21.memory import LADDER, Job, Placement, Weights, choose, ladder, needed_bytes, refusal
 from wan_host_wan21.placement import Placer, budget_bytes, grow_segments, measure
@@ -163,13 +164,26 @@ def test_a_closed_model_lets_go_of_what_rests(load_tiny, video, recorder, monkey
 
 
 def test_the_weights_are_measured(vace):
-    weights = measure(vace.components)
+    weights = measure(vace.components, Wan21Settings())
     assert weights.transformer_blocks < weights.transformer
     assert weights.transformer == sum(p.numel() * 4 for p in vace.components.transformer.parameters()) + sum(
         b.numel() * b.element_size() for b in vace.components.transformer.buffers()
     )
     assert (weights.width, weights.ffn_width) == (24, 32)
     assert Placer(vace.components, torch.device("cpu"), Wan21Settings()).weights == weights
+
+
+@pytest.mark.parametrize(
+    "settings", [{"decode_dtype": "bfloat16"}, {"decode_channels_last": True}, {"decode_dtype": "bfloat16", "decode_fused": True}]
+)
+def test_a_decoder_of_its_own_counts(settings, vace, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, _device, dtype: self._apply(lambda tensor: tensor.to(dtype)))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: True)
+    chosen = Wan21Settings(**settings)
+    copied = decoder_of(vace.components.vae, torch.device("cuda"), chosen)
+    size = sum(tensor.nbytes for tensor in copied.state_dict().values())
+    without, together = (measure(vace.components, one).vae for one in (Wan21Settings(), chosen))
+    assert together - without == size > 0
 
 
 def test_weights_that_lie_where_they_should_are_not_moved_again_before_every_job(vace, monkeypatch):

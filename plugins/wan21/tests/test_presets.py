@@ -10,6 +10,7 @@ import torch  # noqa: TID253  # a test of torch code
 from safetensors.torch import save_file
 from wan_host_wan21 import fp8
 from wan_host_wan21.catalogue import offered_presets
+from wan_host_wan21.decoding import Decoder
 from wan_host_wan21.generation import generate
 from wan_host_wan21.memory import Placement
 from wan_host_wan21.presets import Preset, Schedule, fast, thinned, whole
@@ -386,17 +387,15 @@ def test_nothing_is_put_in_on_a_cpu_for_exact(vace):
     assert vace.acceleration.cache.graphs is None
 
 
-def test_a_decoder_in_another_layout_and_with_compiled_norms_decodes_the_same(tiny_folder, monkeypatch):
+def test_a_decoder_in_another_layout_decodes_the_same(tiny_folder):
     from diffusers import AutoencoderKLWan
-    from wan_host_wan21.decoding import refined
+    from wan_host_wan21.decoding import channels_last
 
     vae = AutoencoderKLWan.from_pretrained(tiny_folder("t2v") / "vae").eval()
     latents = torch.randn(1, 16, 3, 4, 4)
-    compiled = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda *args, **options: compiled(*args, **options, backend="eager"))
     with torch.no_grad():
         plain = vae.decode(latents, return_dict=False)[0]
-        made = refined(vae, channels_last=True, compiles=True).decode(latents, return_dict=False)[0]
+        made = channels_last(vae).decode(latents, return_dict=False)[0]
     assert torch.allclose(made, plain, atol=1e-5)
     assert any(
         parameter.is_contiguous(memory_format=torch.channels_last_3d) for parameter in vae.parameters() if parameter.ndim == 5
@@ -407,3 +406,9 @@ def test_settings_of_the_decoder_are_refused_where_there_is_no_cuda(load_tiny, m
     monkeypatch.setenv("WAN_HOST_WAN21_DECODE_DTYPE", "bfloat16")
     with pytest.raises(ModelLoadFailed, match=r"WAN_HOST_WAN21_DECODE_\* are settings for CUDA; on cpu"):
         load_tiny("t2v")
+
+
+def test_fused_norms_are_refused_by_the_name_of_their_setting_where_there_is_no_triton(vace, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ModelLoadFailed, match="WAN_HOST_WAN21_DECODE_FUSED is true and needs Triton, which is not installed"):
+        Decoder(vace.components.vae, torch.device("cuda"), Wan21Settings(decode_fused=True), lambda: None)

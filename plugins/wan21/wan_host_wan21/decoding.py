@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from wan_host import GenerationFailed, ModelLoadFailed
@@ -44,7 +45,7 @@ class Decoder:
 
         The steps are those at the end of WanPipeline.__call__ (pipeline_wan.py:655), so the result equals its ``pil`` output; the
         pixels become bytes on the device, a quarter of what float frames would take. ``ready`` is told how many frames are there.
-        Raise GenerationFailed where the latents are not finite: such a clip would be black or torn.
+        Raise GenerationFailed where the latents are not finite or make fewer frames: such a clip would be black or torn.
         """
         import torch
 
@@ -58,49 +59,57 @@ def decoder_of(vae: Any, device: torch.device, settings: Wan21Settings) -> Any:
     """Return the VAE that decodes on ``device``: ``vae`` itself, or a copy as the settings say, without an encoder.
 
     The one that encodes stays as it was loaded: in bfloat16 it would shift what is made of a reference.
+    Raise ModelLoadFailed for settings that this device cannot have.
     """
     import torch
 
-    last = settings.decode_channels_last or settings.decode_fused
-    if settings.decode_dtype == "float32" and not last and not settings.decode_compile:
+    if not _copies(settings):
         return vae
     if device.type != "cuda":
         raise ModelLoadFailed(f"WAN_HOST_WAN21_DECODE_* are settings for CUDA; on {device.type} the decoder runs as it is")
+    if settings.decode_fused and importlib.util.find_spec("triton") is None:
+        raise ModelLoadFailed("WAN_HOST_WAN21_DECODE_FUSED is true and needs Triton, which is not installed; set it to false")
     encoder, vae.encoder = vae.encoder, None
     try:
         copied = copy.deepcopy(vae)
     finally:
         vae.encoder = encoder
-    return refined(
-        copied.to(device, getattr(torch, settings.decode_dtype)),
-        channels_last=last,
-        compiles=settings.decode_compile,
-    )
+    copied.to(device, getattr(torch, settings.decode_dtype))
+    return channels_last(copied) if settings.decode_channels_last or settings.decode_fused else copied
 
 
-def refined(vae: Any, *, channels_last: bool, compiles: bool) -> Any:
-    """Return a decoder with its weights laid out channels last, and with compiled norms.
-
-    Its blocks keep lists of features between chunks and would be compiled anew for every place in the list; the norms are
-    pure, and most of the memory traffic beside the convolutions is theirs.
-    """
+def copied_bytes(vae: Any, settings: Wan21Settings) -> int:
+    """Return what `decoder_of` takes on the device beside ``vae``."""
     import torch
-    from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
+
+    if not _copies(settings):
+        return 0
+    numbers = sum(tensor.numel() for name, tensor in vae.named_parameters() if not name.startswith("encoder."))
+    return numbers * int(getattr(torch, settings.decode_dtype).itemsize)
+
+
+def channels_last(vae: Any) -> Any:
+    """Return ``vae`` with its weights laid out channels last."""
+    import torch
 
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in vae.parameters() if channels_last else ():
+    for parameter in vae.parameters():
         if parameter.ndim in formats:
             parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
-    for module in vae.decoder.modules() if compiles else ():
-        if isinstance(module, WanRMS_norm):
-            module.compile(dynamic=False)
     return vae
+
+
+def _copies(settings: Wan21Settings) -> bool:
+    return settings.decode_dtype != "float32" or settings.decode_channels_last or settings.decode_fused
 
 
 def _collected(
     chunks: Iterable[torch.Tensor], room: Callable[[], NDArray[np.uint8]], ready: Callable[[int], None]
 ) -> NDArray[np.uint8]:
-    """Write chunks, which are on the CPU, one behind the other until the room is full."""
+    """Write chunks, which are on the CPU, one behind the other until the room is full.
+
+    Raise GenerationFailed where they do not fill it: the rest would be black.
+    """
     frames, at = None, 0
     for chunk in chunks:
         if frames is None:  # only now: the device works on the first chunk meanwhile
@@ -109,7 +118,10 @@ def _collected(
         frames[at : at + count] = chunk[:count].numpy()
         at += count
         ready(at)
-    assert frames is not None  # noqa: S101  # latents have a frame
+    if frames is None:
+        frames = room()
+    if at != len(frames):
+        raise GenerationFailed(f"the decoder made {at} frames; the clip has {len(frames)}")
     return frames
 
 

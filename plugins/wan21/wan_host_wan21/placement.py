@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from wan_host import UnsupportedRequest
+from wan_host_wan21.decoding import copied_bytes
 from wan_host_wan21.memory import LADDER, STILL, Job, Placement, Weights, choose, ladder, refusal
 from wan_host_wan21.presets import Preset
 from wan_host_wan21.streaming import Blocks, Lookup, all_tensors
@@ -31,7 +32,7 @@ class Placer:
     def __init__(self, components: Components, device: torch.device, settings: Wan21Settings) -> None:
         """Nothing is moved yet."""
         self._components, self._device, self._settings = components, device, settings
-        self.weights = measure(components)
+        self.weights = measure(components, settings)
         self.current = settings.placement or Placement.RESIDENT
         transformer, encoder = components.transformer, components.text_encoder.encoder
         self.transformer_blocks = Blocks([*transformer.blocks, *getattr(transformer, "vace_blocks", ())], device)
@@ -136,12 +137,12 @@ class Placer:
                 tensor.data = tensor.data.to(self._device)
 
 
-def measure(components: Components) -> Weights:
-    """Return the sizes of the loaded modules."""
+def measure(components: Components, settings: Wan21Settings) -> Weights:
+    """Return the sizes of the loaded modules; a decoder that the settings copy counts with the VAE."""
     transformer, encoder = components.transformer, components.text_encoder
     blocks = [_bytes(block) for block in (*transformer.blocks, *getattr(transformer, "vace_blocks", ()))]
     text_blocks = [_bytes(block) for block in encoder.encoder.block]
-    config = transformer.config
+    config, vae, image_encoder = transformer.config, components.vae, components.image_encoder
     return Weights(
         transformer=_bytes(transformer),
         transformer_blocks=sum(blocks),
@@ -149,10 +150,10 @@ def measure(components: Components) -> Weights:
         text_encoder=_bytes(encoder),
         text_blocks=sum(text_blocks),
         text_block=max(text_blocks),
-        vae=_bytes(components.vae) + (0 if components.image_encoder is None else _bytes(components.image_encoder)),
+        vae=_bytes(vae) + copied_bytes(vae, settings) + (0 if image_encoder is None else _bytes(image_encoder)),
         width=config.num_attention_heads * config.attention_head_dim,
         ffn_width=config.ffn_dim,
-        vae_base=components.vae.config.base_dim,
+        vae_base=vae.config.base_dim,
     )
 
 

@@ -89,8 +89,6 @@ class Wan21Settings(PluginSettings, env_prefix=_PREFIX):
     """Precision of the VAE's decoder on a GPU."""
     decode_channels_last: bool = False
     """Lay the decoder's weights and pixels out channels last."""
-    decode_compile: bool = False
-    """Compile the decoder's norms."""
     decode_fused: bool = False
     """Run the decoder channels last, with its norms and activations in one kernel each."""
     models: dict[str, CustomModel] = Field(default_factory=dict)
