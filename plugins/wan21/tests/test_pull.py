@@ -190,7 +190,10 @@ def same(target: Path, hub: Hub) -> bool:
         {str(file.relative_to(top)): file.read_bytes() for file in top.rglob("*") if file.is_file()}
         for top in (target, hub.folder)
     )
-    return ours == {name: body for name, body in theirs.items() if name != "pickled.bin"} | {".pull.lock": b""}
+    return ours == {name: body for name, body in theirs.items() if name != "pickled.bin"} | {
+        ".pull.lock": b"",
+        ".pull.repository": REPO.encode(),
+    }
 
 
 def test_a_checkpoint_is_fetched_whole_without_pickles_and_checked_the_second_time(hub, pull, target):
@@ -245,13 +248,13 @@ def counted(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(download_module, "_FIRST_WAIT", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
-    def run(files=None) -> dict[str, int]:
+    def run(files=None, repo=REPO) -> dict[str, int]:
         told: dict[str, int] = defaultdict(int)
 
         def progress(file, count):
             told[file.path] += count
 
-        download(files or files_of(hub), tmp_path / "target", progress)
+        download(repo, files or files_of(hub), tmp_path / "target", progress)
         return dict(told)
 
     return run
@@ -285,7 +288,7 @@ def test_more_than_the_hub_has_is_refused_where_it_begins(hub, tmp_path, monkeyp
     told = []
     (file,) = (file for file in files_of(hub) if file.path == "model_index.json")
     with pytest.raises(DownloadFailed, match=r"model_index\.json: what came is not what the hub has"):
-        download([file], tmp_path / "target", lambda _, count: told.append(count))
+        download(REPO, [file], tmp_path / "target", lambda _, count: told.append(count))
     assert sum(told) < 1_000_000
     assert not list((tmp_path / "target").glob("model_index*"))
 
@@ -311,6 +314,26 @@ def test_two_pulls_do_not_write_one_folder(counted, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(DownloadFailed, match="another pull is writing"):
             counted()
+
+
+def test_another_owners_repository_of_the_same_name_does_not_replace_what_was_pulled(hub, pull, target, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    (file,) = (file for file in files_of(hub) if file.path == "model_index.json")
+    download("else/where", [file], target, lambda *_: None)
+    (hub.folder / file.path).write_text("{}")
+    done = pull("wan2.1-vace-1.3b")
+    assert done.returncode == 1
+    message = f"{target} holds else/where, and {REPO} would replace it: name another folder with --output, or remove that one"
+    assert message in done.stderr
+    assert hashlib.sha256((target / file.path).read_bytes()).hexdigest() == file.digest
+
+
+def test_a_folder_that_does_not_say_whose_it_is_is_gone_on_with(hub, counted, tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "model_index.json").write_text("of an earlier pull")
+    counted()
+    assert (tmp_path / "target" / "model_index.json").read_bytes() == (hub.folder / "model_index.json").read_bytes()
+    counted(repo=REPO.upper())  # the hub tells no letters apart by their case
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(hub, counted, monkeypatch):

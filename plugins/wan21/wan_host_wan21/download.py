@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+import click
 import httpx
 
 from wan_host_wan21.layout import require_space
@@ -32,6 +33,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 15.0
 _TIMEOUT = httpx.Timeout(30.0)
 _LAST = "model_index.json"
 """Without it a folder is no checkpoint: it comes when everything else is there."""
+_REPOSITORY = ".pull.repository"
+"""Says whose files a folder holds: its name does not say the owner."""
 
 
 class DownloadFailed(Exception):
@@ -72,10 +75,11 @@ def list_repository(repo: str, revision: str | None, patterns: Sequence[str]) ->
     ]
 
 
-def download(files: Sequence[RemoteFile], target: Path, progress: Progress) -> None:
-    """Bring ``files`` into ``target``; what is there and right stays, what is there in part is gone on with.
+def download(repo: str, files: Sequence[RemoteFile], target: Path, progress: Progress) -> None:
+    """Bring ``files`` of ``repo`` into ``target``; what is there and right stays, what is there in part is gone on with.
 
-    Raise DownloadFailed where one does not come, ClickException where the disk is too small. Interrupted, it keeps what it has.
+    Raise DownloadFailed where one does not come, ClickException where the disk is too small or the folder holds another
+    repository. Interrupted, it keeps what it has.
     """
     from huggingface_hub.utils import build_hf_headers
 
@@ -85,7 +89,9 @@ def download(files: Sequence[RemoteFile], target: Path, progress: Progress) -> N
     stop = Event()
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # so that ranges count the file's own bytes
     with _alone(target), httpx.Client(headers=headers, timeout=_TIMEOUT, follow_redirects=True) as client:
+        _require_same(target, repo)
         require_space(target, sum(file.size - _there(target / file.path) for file in files))
+        (target / _REPOSITORY).write_text(repo, encoding="utf-8")
         first = [file for file in files if file.path != _LAST]
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             running = [pool.submit(_fetch, client, file, target / file.path, progress, stop) for file in first]
@@ -111,6 +117,15 @@ def _alone(target: Path) -> Iterator[None]:
         except BlockingIOError:
             raise DownloadFailed(f"another pull is writing into {target}") from None
         yield
+
+
+def _require_same(target: Path, repo: str) -> None:
+    """Refuse a folder that another repository was pulled into. One that does not say (by an earlier version) is taken."""
+    marker = target / _REPOSITORY
+    held = marker.read_text(encoding="utf-8") if marker.is_file() else ""
+    if held and held.lower() != repo.lower():  # the hub tells no letters apart by their case
+        advice = "name another folder with --output, or remove that one"
+        raise click.ClickException(f"{target} holds {held}, and {repo} would replace it: {advice}")
 
 
 def _there(path: Path) -> int:

@@ -73,4 +73,4 @@ def _fetch(repo: str, revision: str | None, target: Path) -> None:
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks = {file: progress.add_task(file.path, total=file.size) for file in files}
-        download(files, target, lambda file, count: progress.advance(tasks[file], count))
+        download(repo, files, target, lambda file, count: progress.advance(tasks[file], count))
