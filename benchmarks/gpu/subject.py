@@ -13,7 +13,7 @@ import torch  # noqa: TID253  # a script on torch
 from ceilings import wait
 from diffusers import UniPCMultistepScheduler, WanPipeline  # noqa: TID253  # as above
 from wan_host_wan21.checkpoint import Checkpoint, Kind, recognise
-from wan_host_wan21.components import load_components
+from wan_host_wan21.components import fill_components, outline_components
 from wan_host_wan21.fake import REAL, TINY, random_components, write_turbo
 from wan_host_wan21.generation import generate
 from wan_host_wan21.memory import Placement
@@ -136,7 +136,8 @@ class Subject:
         else:
             found = recognise(checkpoint)
             watch.device = str(device)
-            components = load_components(found, watch)
+            components = outline_components(found, watch)
+            fill_components(components, found, watch)
             for module in components.modules():
                 module.to(device)
             components.share_modules()

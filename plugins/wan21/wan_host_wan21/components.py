@@ -66,13 +66,6 @@ def compute_dtype(device: str) -> torch.dtype:
     return torch.float32 if device.partition(":")[0] == "cpu" else torch.bfloat16
 
 
-def load_components(checkpoint: Checkpoint, context: LaneContext) -> Components:
-    """Load every part to ``context.device``. Raise as the two steps do."""
-    components = outline_components(checkpoint, context)
-    fill_components(components, checkpoint, context)
-    return components
-
-
 def outline_components(checkpoint: Checkpoint, context: LaneContext) -> Components:
     """Build every part by its configuration, in the dtypes for ``context.device`` and without weights: nothing large is read.
 
