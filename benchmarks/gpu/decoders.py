@@ -17,7 +17,7 @@ import numpy as np
 import torch  # noqa: TID253  # a script on torch
 from ceilings import wait
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm  # noqa: TID253  # as above
-from wan_host_wan21.chunks import Walk, decoded, prepared
+from wan_host_wan21.chunks import Walk, as_bytes, prepared
 from wan_host_wan21.decoding import channels_last
 
 from wan_host import Clip
@@ -239,7 +239,7 @@ def _chunked(way: Way, vae: Any, latents: torch.Tensor) -> Callable[[], np.ndarr
         from wan_host_wan21.norms import norm_and_silu as activate  # it needs Triton
     walk = Walk(vae.decoder, activate)
     layout = torch.channels_last_3d if way.channels_last else torch.contiguous_format
-    rest: Callable[[Any], Any] | None = None
+    rest: Callable[[Any], Any] = walk.rest
     if way.compiled == "chunk":
         rest = torch.compile(walk.rest, dynamic=False, fullgraph=True)
     if way.graph:
@@ -249,13 +249,22 @@ def _chunked(way: Way, vae: Any, latents: torch.Tensor) -> Callable[[], np.ndarr
         behind = prepared(vae, latents).contiguous(memory_format=layout)
         size = (1 + 4 * (latents.shape[2] - 1), 8 * latents.shape[3], 8 * latents.shape[4], 3)
         frames, at = torch.empty(size, dtype=torch.uint8, pin_memory=True), 0
-        for chunk in decoded(walk, behind, way.length, lambda: None, rest):
+        for chunk in _chunks(walk, behind, way.length, rest):
             frames[at : at + len(chunk)].copy_(chunk, non_blocking=True)
             at += len(chunk)
         wait(latents.device)
         return frames.numpy()
 
     return make
+
+
+def _chunks(walk: Walk, behind: torch.Tensor, length: int, rest: Callable[[Any], Any]) -> Iterator[torch.Tensor]:
+    """Yield a clip's chunks as bytes, of ``length`` latent frames after the first; ``rest`` makes those of that length."""
+    walk.begin()
+    yield as_bytes(walk.first(behind[:, :, :1]))
+    for start in range(1, behind.shape[2], length):
+        chunk = behind[:, :, start : start + length]
+        yield as_bytes((rest if chunk.shape[2] == length else walk.rest)(chunk))
 
 
 class _Graphed:

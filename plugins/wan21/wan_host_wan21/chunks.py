@@ -122,22 +122,18 @@ class Walk:
         return x.view(batch, count, x.shape[1], x.shape[2], x.shape[3]).permute(0, 2, 1, 3, 4)
 
 
-def decoded(
-    walk: Walk, prepared: torch.Tensor, length: int, watch: Callable[[], None], rest: Callable[[Any], Any] | None = None
-) -> Iterator[torch.Tensor]:
+def decoded(walk: Walk, prepared: torch.Tensor, watch: Callable[[], None]) -> Iterator[torch.Tensor]:
     """Yield the frames of latents (1, z, T, h, w), ``post_quant_conv`` behind them, in chunks as uint8 (n, height, width, 3).
 
-    The first chunk has one frame, the others four for each of ``length`` latent frames. ``watch`` is called before
-    each. ``rest`` stands in for ``walk.rest``.
+    The first chunk has one frame, the others four, of one latent frame each: more at once gain little for much memory.
+    ``watch`` is called before each.
     """
     walk.begin()
     watch()
     yield as_bytes(walk.first(prepared[:, :, :1]))
-    for start in range(1, prepared.shape[2], length):
-        chunk = prepared[:, :, start : start + length]
+    for place in range(1, prepared.shape[2]):
         watch()
-        whole = chunk.shape[2] == length
-        yield as_bytes((rest or walk.rest)(chunk) if whole else walk.rest(chunk))
+        yield as_bytes(walk.rest(prepared[:, :, place : place + 1]))
 
 
 def as_bytes(pixels: torch.Tensor) -> torch.Tensor:

@@ -51,7 +51,7 @@ class Decoder:
 
         if not bool(torch.isfinite(latents).all()):
             raise GenerationFailed("the latents hold NaN or infinity: the weights or the precision are at fault")
-        chunks = decoded(self._walk, prepared(self.vae, latents), 1, self._watch)
+        chunks = decoded(self._walk, prepared(self.vae, latents), self._watch)
         return _collected(chunks if latents.device.type == "cpu" else _behind(chunks), room, ready)
 
 
