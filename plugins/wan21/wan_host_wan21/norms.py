@@ -6,13 +6,11 @@ there is Triton: with CUDA.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch  # noqa: TID253  # this module is imported with a loaded model
 import triton
 import triton.language as tl
-
-if TYPE_CHECKING:
-    import torch
 
 _BLOCK = 4096
 """Values in a program: so many pixels with all their channels."""
@@ -38,6 +36,7 @@ def norm_and_silu(norm: Any, x: torch.Tensor, out: torch.Tensor) -> None:
     channels = x.shape[1]
     pixels, width = x.numel() // channels, triton.next_power_of_2(channels)
     block = max(1, _BLOCK // width)
-    _norm_and_silu[(triton.cdiv(pixels, block),)](
-        x, norm.gamma, out, pixels, norm.scale, channels, width=width, block=block, num_warps=_WARPS
-    )
+    with torch.cuda.device_of(x):
+        _norm_and_silu[(triton.cdiv(pixels, block),)](
+            x, norm.gamma, out, pixels, norm.scale, channels, width=width, block=block, num_warps=_WARPS
+        )
