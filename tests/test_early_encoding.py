@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 
 from wan_host import encoding
@@ -46,6 +48,8 @@ def moving(seed=0):
 class Pool:
     """A lane that shows ``show`` frames of ``shown``, and returns ``clips`` or raises."""
 
+    generate_lanes = 1
+
     def __init__(self, shown, returned, *, show=FRAMES, error=None):
         self.shown, self.returned, self.show, self.error = shown, returned, show, error
 
@@ -74,8 +78,24 @@ async def make(pool, tmp_path, run=None, **values):
     return media, run
 
 
+async def written(run):
+    """Wait until the file is there."""
+    async with asyncio.timeout(20):
+        while "0.mp4" not in [path.name for path in run.workdir.iterdir()]:  # noqa: ASYNC110  # a file is no event
+            await asyncio.sleep(0.01)
+
+
 def names(tmp_path):
     return sorted(path.name for path in (tmp_path / "work").iterdir())
+
+
+@pytest.fixture
+def endless_ffmpeg(tmp_path, monkeypatch):
+    """Take an ffmpeg that reads every frame and then does not end."""
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\ncat > /dev/null\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(encoding, "ffmpeg_path", lambda: str(program))
 
 
 async def test_the_file_is_the_one_that_is_made_afterwards_and_is_begun_before(tmp_path):
@@ -87,9 +107,7 @@ async def test_the_file_is_the_one_that_is_made_afterwards_and_is_begun_before(t
     class Waiting(Pool):
         async def generate(self, run, *arguments):
             result = await super().generate(run, *arguments)
-            async with asyncio.timeout(20):
-                while "0.mp4" not in [path.name for path in run.workdir.iterdir()]:  # noqa: ASYNC110  # a file is no event
-                    await asyncio.sleep(0.01)
+            await written(run)
             return result
 
     media, run = await make(Waiting(shown := moving(), shown), tmp_path)
@@ -112,7 +130,43 @@ async def test_a_lane_that_fails_leaves_no_partial_file(tmp_path, show):
     shown = moving()
     with pytest.raises(LaneCrashed, match="gone"):
         await make(Pool(shown, shown, show=show, error=LaneCrashed("the lane is gone")), tmp_path)
-    assert not [name for name in names(tmp_path) if "part" in name]
+    assert names(tmp_path) == []
+
+
+@pytest.mark.usefixtures("endless_ffmpeg")
+async def test_a_lane_that_fails_once_all_is_shown_waits_for_no_encoder(tmp_path):
+    shown, started = moving(), time.monotonic()
+    with pytest.raises(LaneCrashed, match="gone"):
+        await make(Pool(shown, shown, error=LaneCrashed("the lane is gone")), tmp_path)
+    assert time.monotonic() - started < 5
+    assert names(tmp_path) == []
+
+
+async def test_a_lane_that_fails_after_the_file_is_written_leaves_none(tmp_path):
+    class Late(Pool):
+        async def generate(self, run, *arguments):
+            with contextlib.suppress(LaneCrashed):
+                await super().generate(run, *arguments)
+            await written(run)
+            raise self.error
+
+    with pytest.raises(LaneCrashed, match="gone"):
+        await make(Late(shown := moving(), shown, error=LaneCrashed("the lane is gone")), tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.usefixtures("endless_ffmpeg")
+@pytest.mark.parametrize("seconds", [0.2, 1], ids=["the lane works", "the lane has ended"])
+async def test_a_worker_that_stops_waits_for_no_encoder_and_leaves_none(tmp_path, seconds):
+    task = asyncio.create_task(make(Pool(shown := moving(), shown), tmp_path))
+    await asyncio.sleep(seconds)
+    started = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert time.monotonic() - started < 5
+    assert names(tmp_path) == []
+    assert "sleep" not in [child.name() for child in psutil.Process().children()]
 
 
 async def test_a_cancel_in_the_middle_ends_the_encoder(tmp_path):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _SLICE = 0.2
 """Seconds between looks at cancel and deadline while there is nothing to encode."""
+_PATIENCE = 5.0
+"""Seconds that an encoder whose file nobody wants has to end; it looks every fraction of a second."""
 Encode = Callable[[int, "NDArray[np.uint8]", "Ready | None"], Coroutine[Any, Any, "Media"]]
 """Encodes a clip's frames, by the clip's number; waits for each of them where there is something to wait by."""
 
@@ -47,13 +49,16 @@ class EarlyEncoding:
         begun = self._begun.get(number)
         if begun is not None and begun.frames is clip.frames:
             begun.grow(len(clip.frames))
-            return await begun.task
+            await asyncio.wait({begun.task})  # not cancelled with this caller: `end` waits for its thread
+            del self._begun[number]
+            return begun.task.result()
         if begun is not None:
             await begun.end()
+            del self._begun[number]
         return await self._encode(number, clip.frames, None)
 
     async def close(self) -> None:
-        """End what still runs, and wait for it: nobody wants the files."""
+        """End what has not been finished, and wait for it: nobody wants the files."""
         await asyncio.gather(*(begun.end() for begun in self._begun.values()))
 
 
@@ -76,12 +81,16 @@ class _Begun:
         with self._changed:
             self._lost = True
             self._changed.notify_all()
-        await asyncio.gather(self.task, return_exceptions=True)
+        await asyncio.wait({self.task}, timeout=_PATIENCE)
+        self.task.cancel()
+        (ended,) = await asyncio.gather(self.task, return_exceptions=True)
+        if not isinstance(ended, BaseException):  # the last look was just before the end
+            ended.path.unlink(missing_ok=True)
 
     def _wait(self, number: int, context: HookContext) -> None:
         with self._changed:
-            while self._count <= number:
-                if self._lost:
-                    raise GenerationFailed("the clip was not finished")
+            while not self._lost and self._count <= number:
                 context.check()
                 self._changed.wait(_SLICE)
+            if self._lost:
+                raise GenerationFailed("the clip was not finished")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wan_host.request import Clip
 
 Ready = Callable[[int, "HookContext"], None]
-"""Returns when the frame of that number is final; raises where it will never be, and what the context's ``check`` raises."""
+"""Returns when the frame of that number is final; raises where the clip is given up, and what the context's ``check`` raises."""
 
 __all__ = ["encode_asset", "ffmpeg_path", "probe"]
 
@@ -177,12 +177,18 @@ def _encode_video(clip: Clip, fps: int, path: Path, context: HookContext, finer:
     command += ["-color_primaries", "bt709", "-color_trc", "bt709", "-colorspace", "bt709", "-color_range", "tv"]
     command += ["-map_metadata", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-movflags", "+faststart"]
     command += ["-f", "mp4", str(path)]
+
+    def check() -> None:
+        context.check()
+        if ready is not None:
+            ready(0, context)  # final long since; a clip may be given up all the same
+
     # A session of its own: Ctrl-C in a terminal is the host's to handle, ffmpeg would end the file early.
     process = subprocess.Popen(  # noqa: S603  # a program that the operator chose, no shell
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, bufsize=0
     )
     try:
-        said = _feed(process, _chunks(clip, context, ready), context)
+        said = _feed(process, _chunks(clip, context, ready), check)
         code = process.wait()
     finally:
         if process.poll() is None:
@@ -215,7 +221,7 @@ def _chunks(clip: Clip, context: HookContext, ready: Ready | None) -> Iterator[m
             yield whole[start : start + _CHUNK]
 
 
-def _feed(process: subprocess.Popen[bytes], chunks: Iterator[memoryview], context: HookContext) -> bytes:
+def _feed(process: subprocess.Popen[bytes], chunks: Iterator[memoryview], check: Callable[[], None]) -> bytes:
     """Write ``chunks`` to the process while reading what it says; return the end of that once it has closed its output."""
     if process.stdin is None or process.stdout is None:
         raise TypeError("both pipes are needed")
@@ -225,7 +231,7 @@ def _feed(process: subprocess.Popen[bytes], chunks: Iterator[memoryview], contex
         selector.register(process.stdin, selectors.EVENT_WRITE)
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
-            context.check()
+            check()
             for key, _ in selector.select(_SLICE):
                 if key.fileobj is process.stdout:
                     text = os.read(key.fd, _CHUNK)
