@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +75,17 @@ async def test_a_failure_after_some_frames_is_a_failure(new_lane):
         await lane.generate("early-and-fails", request())
     (clip,) = (await lane.generate("early", request(seed=8))).generation.clips
     assert np.array_equal(clip.frames, frames_of(request(), 8))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the maps of a process from /proc")
+@pytest.mark.parametrize("model", ["early", "early-and-fails"])
+async def test_a_lane_that_waits_holds_no_frames_of_its_last_clip(new_lane, model):
+    lane = await new_lane()
+    await lane.load("good")  # the lane is up
+    maps = Path(f"/proc/{lane.state.pid}/maps")
+    with contextlib.suppress(errors.GenerationFailed):
+        await lane.generate(model, request())
+    await until(lambda: "wan-host-frames" not in maps.read_text())
 
 
 @pytest.mark.parametrize(

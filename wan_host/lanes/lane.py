@@ -49,6 +49,7 @@ def main() -> int:
     while (context := calls.get()) is not None:
         channel.close_sent()
         work.run(context, channel.send)
+        context.clips = None  # the control thread knows the context until the next call; the frames are the host's now
         del context
     work.unload_all()
     return 0
