@@ -87,6 +87,20 @@ def test_within_a_step_the_estimate_goes_down_and_never_below_zero(clock):
     assert one.seconds_left() == 0
 
 
+def test_a_lane_that_is_overdue_is_not_free_before_its_steps_are_done(clock):
+    one = run()
+    one.stepped("denoise", 1, 4)
+    clock.pass_(10)
+    one.stepped("denoise", 2, 4)
+    clock.pass_(500)
+    assert 0 < one.lane_seconds_left() < 0.1
+    one.stepped("denoise", 4, 4)
+    assert one.lane_seconds_left() == 0
+    one.stepped("denoise", 3, 4)
+    one.enter("encode")
+    assert one.lane_seconds_left() == 0
+
+
 def test_each_image_of_a_job_is_estimated_anew(clock):
     one = run()
     one.stepped("denoise", 1, 2)

@@ -160,8 +160,10 @@ class Run:
         return max(0.0, pace * (self.total - self.step) - (time.monotonic() - self._last_step))
 
     def lane_seconds_left(self) -> float | None:
-        """Estimate as ``seconds_left``; while denoising has only begun, by what such jobs took before."""
+        """Estimate as ``seconds_left``, 0 only once the steps are done; while they have only begun, by what such jobs took."""
         left = self.seconds_left()
+        if left == 0.0 and self.stage not in _AFTER_LANE and self.step < self.total:
+            return _SOON
         if left is not None or self.expected is None or self._denoising is None:
             return left
         return max(_SOON, self.expected.denoise - (time.monotonic() - self._denoising))
