@@ -55,7 +55,7 @@ class JobQueue(Outbox, Inspection):
         self._runs: dict[tuple[str, int], Started] = {}
 
     async def push(self, *payloads: str | bytes) -> None:
-        """Append entries to the producers' list, as producers do by RPUSH: one command for every 500 or 256 KiB of them.
+        """Append entries to the producers' list, as producers do by RPUSH: 500 of them or 262144 characters a command.
 
         Raises InvalidJob if one is no UTF-8, and has pushed none then.
         """
