@@ -434,6 +434,15 @@ def test_what_a_model_cannot_do_is_refused_with_the_models_that_can(config, job_
     assert refusal(small | config, type=job_type, kind=UnsupportedRequest) == word + able
 
 
+def test_models_that_lack_the_type_or_something_else_that_was_asked_are_not_named():
+    asked = {"model": "text-only", "width": 96, "height": 96, "frames": 9, "sample_solver": "unipc"}
+    asked |= {"loras": [{"name": "a"}], "first_frame": "f"}
+    models = {"text-only": replace(TEXT_ONLY, advice=""), "whole": replace(WAN, name="whole")}
+    models["other type"] = replace(WAN, name="other type", job_types={"image_fast": WAN.job_types["image_fast"]})
+    models["no start"] = replace(WAN, name="no start", reference_modes=TEXT_ONLY.reference_modes)
+    assert refusal(asked, models=models, kind=UnsupportedRequest).endswith("no adapters; of the installed models, whole can")
+
+
 def test_where_no_model_can_none_is_named():
     given = {"model": "text-only", "width": 96, "height": 96, "frames": 9, "sample_solver": "unipc", "reference_images": ["a"]}
     alone = {"text-only": replace(TEXT_ONLY, advice=""), "qwen": MODELS["qwen"]}

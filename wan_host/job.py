@@ -355,7 +355,11 @@ def _check_features(model: ModelInfo, request: GenerationRequest, *, subjects: i
     )
     for can, refusal in features:
         if not can(model):
-            able = [name for name, one in models.items() if one.kind == "generate" and can(one)]
+            able = [
+                name
+                for name, one in models.items()
+                if request.job_type in one.job_types and all(can_do(one) for can_do, _ in features)
+            ]
             installed = f"; of the installed models, {_listed(able)} can" if able else ""
             raise UnsupportedRequest(refusal + installed + (f"; {model.advice}" if model.advice else ""))
 
