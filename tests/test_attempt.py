@@ -157,6 +157,8 @@ async def test_a_run_that_publishes_holds_no_frames(attempts, queue, tmp_path):
     made, alive = [], []
 
     class Pool:
+        generate_lanes = 1
+
         def states(self):
             return []
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wan_host.capacity import jobs_to_claim
+from wan_host.capacity import calls_of_a_stage, jobs_to_claim
 from wan_host.run import Run
 
 
@@ -55,3 +55,16 @@ def test_clips_wait_for_the_encoder_in_bounded_number_because_their_frames_stand
     assert wanted(*(run(0, "encode") for _ in range(3))) == 1
     assert wanted(*(run(0, "encode") for _ in range(3)), run(0, "postprocess")) == 0
     assert wanted(*(run(0, "encode") for _ in range(4)), lanes=2) == 2
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 8, 12])
+@pytest.mark.parametrize(("stage", "calls"), [("encode", 6), ("publish", 1)])
+def test_a_stage_has_room_for_whatever_the_claims_let_come(lanes, stage, calls):
+    """The claims stop, but what is in the lanes and what waits for them still comes: image jobs of six, at worst."""
+    runs = []
+    while wanted(*runs, lanes=lanes):
+        runs.append(run(0, stage))
+    coming = [run(5) for _ in range(lanes)]
+    coming += [run(None, "waiting") for _ in range(wanted(*runs[1:], *coming, lanes=lanes))]
+    assert len(coming) == 2 * lanes
+    assert calls * (len(runs[1:]) + len(coming)) <= calls_of_a_stage(lanes)

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,7 @@ from wan_host.stages import Stages
 @pytest.fixture
 def stages(monkeypatch):
     monkeypatch.setattr("wan_host.stages._GRACE_AFTER_DEADLINE", 0.05)
-    return Stages(hooks=None, pool=None, settings=load_settings())
+    return Stages(hooks=None, pool=SimpleNamespace(generate_lanes=1), settings=load_settings())
 
 
 def run(seconds=30.0):
@@ -34,6 +35,7 @@ async def test_an_enhanced_prompt_may_be_as_long_as_the_model_reads(monkeypatch,
 
     class Pool:
         enhancer = object()
+        generate_lanes = 1
 
         async def enhance(self, run, request):
             asked.append(request)
@@ -88,6 +90,13 @@ async def test_work_that_hangs_everywhere_lets_others_fail_fast_and_try_again(st
     with pytest.raises(RetryableError, match="stage postprocess has 1 calls that have not ended"):
         await stages._blocking(run(), lambda context: 1)
     release.set()
+
+
+async def test_clips_of_many_lanes_are_encoded_at_a_time():
+    stages = Stages(hooks=None, pool=SimpleNamespace(generate_lanes=8), settings=load_settings())
+    together = threading.Barrier(6 * 8)
+    work = [stages._blocking(run(), lambda context: together.wait(20), stage="encode") for _ in range(6 * 8)]
+    assert sorted(await asyncio.gather(*work)) == list(range(6 * 8))
 
 
 async def test_a_cancelled_task_tells_its_work(stages):

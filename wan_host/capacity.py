@@ -9,8 +9,10 @@ from wan_host.run import Run
 _ENCODING_PER_LANE = 4
 """Clips that may be encoding at a time: their frames stand in memory."""
 _BACKLOG = 24
-"""Runs that may be encoding and publishing at a time, fewer than the threads of a stage; at least as many as may encode."""
+"""Runs that may be encoding and publishing at a time before no more are claimed; at least as many as may encode."""
 _ENCODING = frozenset({"encode", "postprocess"})
+_CLIPS = 6
+"""The most that a job makes; those that are encoded while the lane works have a thread each."""
 
 
 def jobs_to_claim(runs: Sequence[Run], *, lanes: int, prefetch_seconds: float) -> int:
@@ -27,3 +29,11 @@ def jobs_to_claim(runs: Sequence[Run], *, lanes: int, prefetch_seconds: float) -
         return 0
     staying = sum(seconds is None or seconds > prefetch_seconds for seconds in left)
     return max(0, lanes - staying)
+
+
+def calls_of_a_stage(lanes: int) -> int:
+    """Return how many calls of one stage may run at a time: as many as ever come, so that no finished work is turned away.
+
+    After the encoding runs at which claims stop there come those that are in a lane by then, and those that wait for one.
+    """
+    return _CLIPS * (_ENCODING_PER_LANE + 2) * lanes

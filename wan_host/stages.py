@@ -17,6 +17,7 @@ import stamina
 import structlog
 
 from wan_host import encoding, references
+from wan_host.capacity import calls_of_a_stage
 from wan_host.checkpoint import CheckpointPlan
 from wan_host.checkpoint_store import CheckpointStore
 from wan_host.context import StageContext
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _CONTENT_TYPES = {"mp4": "video/mp4", "png": "image/png"}
-_HOST_THREADS = 32
-"""Calls per stage that run or hang."""
 _LONGEST_PUBLISH_PAUSE = 10.0
 _GRACE_AFTER_DEADLINE = 5.0
 """Seconds that a hook has to notice its deadline before the host turns away from it."""
@@ -82,7 +81,7 @@ class Stages:
     def __init__(self, *, hooks: Hooks, pool: LanePool, settings: Settings) -> None:
         """``pool`` must be started."""
         self._hooks, self._pool, self._settings = hooks, pool, settings
-        self._threads = StrangerThreads(_HOST_THREADS)
+        self._threads = StrangerThreads(calls_of_a_stage(pool.generate_lanes))
         self.checkpoints = CheckpointStore(hooks=hooks, settings=settings)
         self._limits = references.ReferenceLimits(
             max_bytes=settings.reference_max_bytes,
