@@ -62,6 +62,28 @@ def test_a_folder_is_offered_by_its_own_name_with_the_memory_that_it_needs(monke
     assert offered()[0].vram_mib == 0
 
 
+@pytest.mark.parametrize(
+    ("devices", "device", "dtype", "bytes_each"),
+    [
+        ("cpu", "auto", "auto", 4),
+        ("cpu, cuda:0", "auto", "auto", 4),
+        ("cuda:0,cpu", "auto", "auto", 2),
+        ("cpu", "cuda:0", "auto", 2),
+        ("cpu", "auto", "bfloat16", 2),
+        ("all", "auto", "float32", 4),
+    ],
+)
+def test_the_weights_are_counted_in_the_dtype_that_the_lanes_device_gives_them(
+    *, monkeypatch, tiny, devices, device, dtype, bytes_each
+):
+    monkeypatch.setenv("WAN_HOST_QWEN_ENHANCE_PATH", str(tiny("instruct")))
+    monkeypatch.setenv("WAN_HOST_DEVICES", devices)
+    monkeypatch.setenv("WAN_HOST_QWEN_ENHANCE_DEVICE", device)
+    monkeypatch.setenv("WAN_HOST_QWEN_ENHANCE_DTYPE", dtype)
+    monkeypatch.setattr("wan_host_qwen_enhance.catalogue._MIB", 1)
+    assert offered()[0].vram_mib == bytes_each * parameters(tiny("instruct") / "model.safetensors")
+
+
 def test_a_gguf_file_needs_the_memory_of_its_unpacked_weights(monkeypatch, tiny):
     monkeypatch.setenv("WAN_HOST_QWEN_ENHANCE_PATH", str(tiny("gguf")))
     monkeypatch.setattr("wan_host_qwen_enhance.catalogue._MIB", 1)

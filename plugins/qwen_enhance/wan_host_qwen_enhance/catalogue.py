@@ -20,7 +20,7 @@ SMOLLM2 = "smollm2"
 _VARIABLE = "WAN_HOST_QWEN_ENHANCE_PATH"
 _HUB_ID = re.compile(r"(?P<owner>[\w-][\w.-]*)/(?P<name>[\w-][\w.-]*)(@(?P<revision>[\w.-]+))?")
 _MIB = 2**20
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _log = logging.getLogger("wan_host_qwen_enhance")
 
 
@@ -63,7 +63,7 @@ def describe(weights: Weights, settings: EnhanceSettings) -> ModelInfo:
         kind="enhance",
         path=str(weights.path),
         description=f"prompt enhancement by {weights.name}{' on the CPU' if on_cpu else ''}",
-        vram_mib=0 if on_cpu else weights_mib(weights, _BYTES[settings.dtype]),
+        vram_mib=0 if on_cpu else weights_mib(weights, _bytes_each(settings)),
         options={"source": source_name(weights.name)},
     )
 
@@ -92,6 +92,14 @@ def weights_mib(weights: Weights, bytes_each: int) -> int:
     """Return what the weights need loaded: GGUF is unpacked. Reads the headers of the files alone."""
     files = [weights.path] if weights.gguf_file else weights.folder.glob("*.safetensors")
     return sum(parameters(file) for file in files) * bytes_each // _MIB
+
+
+def _bytes_each(settings: EnhanceSettings) -> int:
+    """Return the bytes of a parameter as ``model.load`` chooses them. Devices ``all`` are taken for GPUs: the machine is not asked."""
+    if settings.dtype != "auto":
+        return _BYTES[settings.dtype]
+    device = settings.devices.partition(",")[0].strip() if settings.device == "auto" else settings.device
+    return 4 if device == "cpu" else 2
 
 
 def _smollm2() -> Weights:

@@ -22,6 +22,8 @@ class EnhanceSettings(PluginSettings, env_prefix=_PREFIX):
 
     data_dir: Path = Field(default=Path("~/.local/share/wan-host"), validation_alias=_of_host("data_dir"))
     models_dir: Path | None = Field(default=None, validation_alias=_of_host("models_dir"))
+    devices: str = Field(default="all", validation_alias=AliasChoices("WAN_HOST_DEVICES", "devices"))
+    """The host's: the enhance lane is on the first of them."""
 
     path: str = ""
     """A folder, a ``.gguf`` file (relative ones are below the models folder), ``owner/name[@revision]`` of the hub's cache, or
