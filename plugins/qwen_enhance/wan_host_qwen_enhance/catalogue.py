@@ -95,7 +95,7 @@ def weights_mib(weights: Weights, bytes_each: int) -> int:
 
 
 def _bytes_each(settings: EnhanceSettings) -> int:
-    """Return the bytes of a parameter as ``model.load`` chooses them. Devices ``all`` are taken for GPUs: the machine is not asked."""
+    """Return the bytes of a parameter as ``model.load`` chooses them. ``all`` is taken for GPUs: the machine is not asked."""
     if settings.dtype != "auto":
         return _BYTES[settings.dtype]
     device = settings.devices.partition(",")[0].strip() if settings.device == "auto" else settings.device
