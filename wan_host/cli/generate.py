@@ -79,7 +79,7 @@ def generate(prompt: str, output: Path, job_type: str, negative_prompt: str | No
 
 def _loras(given: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
     """Return adapters as the payload takes them."""
-    entries = []
+    entries: list[dict[str, Any]] = []
     for value in given:
         name, stated, scale = value.rpartition("=")
         if not stated:
