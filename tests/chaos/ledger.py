@@ -195,4 +195,6 @@ def expected_file(reference: bytes, name: str, about: dict[str, Any], folder: Pa
     context = StageContext(job_id="expected", user_id="", workdir=folder, deadline=time.monotonic() + 60)
     kind: MediaKind = "image" if name.endswith(".png") else "video"
     fps = int(about["fps"]) or 1
-    return encode_asset(clip, asset_index=0, kind=kind, fps=fps, workdir=folder, context=context).path.read_bytes()
+    # Every planned job is in mode single, whose first frame shows the reference and is coded finer.
+    made = encode_asset(clip, asset_index=0, kind=kind, fps=fps, workdir=folder, context=context, finer=(0,))
+    return made.path.read_bytes()
