@@ -498,6 +498,16 @@ def measure_references(generate: Generate, asked: list[Case]) -> dict[str, float
     return {name: median(values) for name, values in found.items()}
 
 
+def measure_subject(generate: Generate, asked: list[Case]) -> float:
+    """Share of the clips in mode ``single`` that show the picture's colour and shape throughout; the prompt names neither."""
+    kept = []
+    for i, case in enumerate(asked):
+        payload = {"name": f"subject-{i:03d}", "prompt": SAID[case.motion], "seed": case.seed, "reference_mode": "single"}
+        frames = read_frames(generate({**payload, "start": paint(case, 0.0)}))
+        kept.append(things_right(case, [look(frame) for frame in frames])["both"])
+    return sum(kept) / len(kept)
+
+
 def measure_strength(generate: Generate, asked: list[Case]) -> tuple[float, list[float]]:
     """Share of the sources whose distance grows with every step of denoise_strength, and the mean distances."""
     strengths, grew, distances = (0.1, 0.3, 0.5, 0.7, 0.9), [], []
@@ -540,6 +550,8 @@ def ask(generate: Generate, args: argparse.Namespace, asked: list[Case], coloure
     if args.references:
         moving = [case for case in cases(800) if case.motion in DIRECTIONS][: args.references]
         report["references"] = measure_references(generate, moving)
+        report["subject"] = measure_subject(generate, moving)
+        print(f"single keeps the subject: {report['subject']:.0%} of {len(moving)}", flush=True)
         print("references, dB:", {k: round(v, 1) for k, v in report["references"].items()}, flush=True)
     if args.sources:
         report["strength"], report["distances"] = measure_strength(generate, asked[: args.sources])

@@ -146,6 +146,8 @@ def build(kind: Kind, index: int, seed: int, vae, ids: torch.Tensor, device: tor
         for begin in range(0, count, part):
             some = scenes[begin : begin + part]
             clip = render(some, *size, device)
+            if not clip.isfinite().all():
+                print(f"{kind.name}: the drawing itself is not finite, seed {chunk_seed} from {begin}", flush=True)
             encoded = encode(clip)
             row = torch.arange(done, done + len(some), device=device)
             done += len(some)
