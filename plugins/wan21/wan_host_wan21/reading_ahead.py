@@ -38,16 +38,18 @@ def _read(pieces: Iterator[tuple[Path, int]]) -> None:
     for path, begin in pieces:
         try:
             with path.open("rb", buffering=0) as file:
-                if not _cached(file.fileno(), begin):
+                end = min(begin + _PIECE_BYTES, os.fstat(file.fileno()).st_size)
+                # Of its beginning alone the answer is often yes by accident: the system reads on past the piece before.
+                if not (_cached(file.fileno(), end - 1) and _cached(file.fileno(), begin)):
                     os.preadv(file.fileno(), [room], begin)
         except OSError:
             return
 
 
-def _cached(file: int, begin: int) -> bool:
-    """Whether the first byte of a piece is in the page cache."""
+def _cached(file: int, place: int) -> bool:
+    """Whether a byte of a file is in the page cache."""
     try:
-        os.preadv(file, [bytearray(1)], begin, os.RWF_NOWAIT)
+        os.preadv(file, [bytearray(1)], place, os.RWF_NOWAIT)
     except BlockingIOError:
         return False
     return True
