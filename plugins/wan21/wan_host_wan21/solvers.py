@@ -18,7 +18,9 @@ def scheduler_for(request: GenerationRequest) -> Any:
     A checkpoint's own scheduler file is never used: repositories name different classes there, and a scheduler keeps
     state, so every view and every job has its own.
     """
-    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+    from diffusers import DPMSolverMultistepScheduler
+
+    from wan_host_wan21.unipc import UniPC
 
     flow: dict[str, Any] = {
         "prediction_type": "flow_prediction",
@@ -27,7 +29,7 @@ def scheduler_for(request: GenerationRequest) -> Any:
         "flow_shift": request.sample_shift,
     }
     if request.sample_solver == "unipc":
-        return UniPCMultistepScheduler(**flow)
+        return UniPC(**flow)
     return DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", solver_order=2, **flow)
 
 
