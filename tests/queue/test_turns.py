@@ -83,6 +83,39 @@ async def test_what_is_cancelled_or_retried_while_it_waits_for_its_turn_runs_as_
     assert await drain(queue, 4) == ["ann-003", "ann-002"]
 
 
+async def test_a_users_jobs_keep_their_order_however_many_come_in_one_moment(open_, redis, name):
+    queue = await open_(fair_users=True)
+    await push_all(redis, name, [*backlog("ann", 25), *backlog("a", 3), *backlog("ann-0", 3)])
+    order = await drain(queue, 31)
+    for user, count in (("ann", 25), ("a", 3), ("ann-0", 3)):
+        mine = [job_id for job_id in order if job_id.rpartition("-")[0] == user]
+        assert mine == [job_id for _, job_id in backlog(user, count)]
+    assert order[:6] == ["ann-000", "a-000", "ann-0-000", "ann-001", "a-001", "ann-0-001"]
+
+
+async def test_cancelled_jobs_cost_their_user_no_turns(open_, redis, name):
+    queue = await open_(fair_users=True)
+    await push_all(redis, name, [*backlog("ann", 8), *backlog("bob", 5)])
+    assert await claim_ids(queue) == ["ann-000"]
+    for index in (1, 2, 3, 5, 7):
+        assert await queue.cancel(f"ann-{index:03}") == "cancelled"
+    assert await drain(queue, 4) == ["bob-000", "ann-004", "bob-001", "ann-006"]
+    await push_all(redis, name, backlog("ann-again", 1))
+    await push_all(redis, name, [("ann", "ann-new")])
+    assert await drain(queue, 5) == ["bob-002", "bob-003", "ann-again-000", "ann-new", "bob-004"]
+
+
+async def test_one_who_cancels_all_of_a_backlog_is_next_with_his_new_job(open_, redis, name):
+    queue = await open_(fair_users=True)
+    await push_all(redis, name, backlog("ann", 6))
+    assert await claim_ids(queue) == ["ann-000"]
+    for index in range(1, 6):
+        assert await queue.cancel(f"ann-{index:03}") == "cancelled"
+    assert await claim_ids(queue) == []
+    await push_all(redis, name, [*backlog("bob", 5), ("ann", "ann-new")])
+    assert await drain(queue, 3) == ["bob-000", "ann-new", "bob-001"]
+
+
 @pytest.mark.parametrize("payload", [{"id": "none"}, {"id": "number", "user_id": 7}, {"id": "null", "user_id": None}])
 async def test_jobs_without_a_user_are_one_users(open_, payload):
     queue = await open_(fair_users=True)
@@ -105,8 +138,8 @@ async def test_what_is_kept_about_users_does_not_grow(open_, redis, name):
     await drain(queue, 50)
     await redis.hset(f"{{{name}}}:meta", "touched", "1")
     await claim_ids(queue)
-    assert await redis.zcard(f"{{{name}}}:users:0") == 0
-    assert await redis.zcard(f"{{{name}}}:turns:0") == 0
+    assert await redis.zcard(f"{{{name}}}:lines:0") == 0
+    assert await redis.zcard(f"{{{name}}}:heads:0") == 0
 
 
 async def test_a_turn_is_kept_where_consumer_groups_are_refused_and_the_stream_is_read_anew(without_groups, open_, redis, name):
@@ -138,4 +171,13 @@ async def test_a_poll_claims_although_hundreds_that_were_cancelled_had_the_next_
     for index in range(1, 501):
         assert await queue.cancel(f"ann-{index:03}") == "cancelled"
     assert await claim_ids(queue) == ["ann-501"]
-    assert await redis.zcard(f"{{{name}}}:turns:0") == 0
+    assert await redis.zcard(f"{{{name}}}:heads:0") == 0
+
+
+async def test_a_line_that_has_lost_its_turn_gets_another(open_, redis, name):
+    queue = await open_(fair_users=True)
+    await push_all(redis, name, backlog("ann", 3))
+    assert await claim_ids(queue) == ["ann-000"]
+    await redis.delete(f"{{{name}}}:heads:0")  # a server that failed in the middle of a script
+    await read_long_ago(redis, name)
+    assert await drain(queue, 2) == ["ann-001", "ann-002"]

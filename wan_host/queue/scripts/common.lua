@@ -10,8 +10,8 @@
 --   {wan_queue}:stream:<p>     stream  waiting and leased jobs of priority p (field id), consumer group `workers`
 --   {wan_queue}:leases:<p>     zset    claimed and running jobs by the end of their lease (ms)
 --   {wan_queue}:delayed:<p>    zset    jobs that were handed back, by the time of their next attempt (ms)
---   {wan_queue}:turns:<p>      zset    waiting jobs by their turn, where users take turns (stream entry, space, id)
---   {wan_queue}:users:<p>      zset    users by the turn of their last job
+--   {wan_queue}:lines:<p>      zset    waiting jobs where users take turns, in order of user and age (line_of)
+--   {wan_queue}:heads:<p>      zset    the oldest of these of each user, by the user's turn (head_of_line)
 --   {wan_queue}:job:<id>       hash    the job's state and payload
 --   {wan_queue}:jobs           zset    ids by the time of intake (ms), for listings
 --   {wan_queue}:cancelling     set     ids of claimed and running jobs that somebody wants cancelled
@@ -48,8 +48,8 @@ local function job_key(id) return root .. 'job:' .. id end
 local function stream_key(priority) return root .. 'stream:' .. priority end
 local function leases_key(priority) return root .. 'leases:' .. priority end
 local function delayed_key(priority) return root .. 'delayed:' .. priority end
-local function turns_key(priority) return root .. 'turns:' .. priority end
-local function users_key(priority) return root .. 'users:' .. priority end
+local function lines_key(priority) return root .. 'lines:' .. priority end
+local function heads_key(priority) return root .. 'heads:' .. priority end
 local kept = {}
 local function keep(key)  -- once in a script is enough
   if kept[key] then return end
@@ -101,12 +101,39 @@ local function enqueue(id, priority)
   keep(JOBS)
 end
 
+-- Where users take turns, names sort jobs by age: a stream entry as long as all others, and back. Users and ids have no spaces.
+local function age_of(entry)
+  return (entry:gsub('%d+$', function(number) return string.format('%020.0f', tonumber(number)) end))
+end
+local function entry_of(age) return (age:gsub('%-0*(%d)', '-%1')) end
+local function line_of(user, entry, id) return user .. ' ' .. age_of(entry) .. ' ' .. id end
+local function head_of_line(user, entry, id) return age_of(entry) .. ' ' .. id .. ' ' .. user end
+
+-- Give a turn to the oldest job in a user's line, unless it has one.
+local function give_turn(priority, user, turn)
+  local line = redis.call('ZRANGEBYLEX', lines_key(priority), '[' .. user .. ' ', '(' .. user .. '!', 'LIMIT', '0', '1')[1]
+  if not line then return end
+  redis.call('ZADD', heads_key(priority), 'NX', int(turn), line:sub(#user + 2) .. ' ' .. user)
+  keep(heads_key(priority))
+end
+
+-- Take a job out of its user's line; its turn is the next one's.
+local function leave_line(priority, user, entry, id)
+  redis.call('ZREM', lines_key(priority), line_of(user, entry, id))
+  local member = head_of_line(user, entry, id)
+  local turn = redis.call('ZSCORE', heads_key(priority), member)
+  if turn then
+    redis.call('ZREM', heads_key(priority), member)
+    give_turn(priority, user, tonumber(turn))
+  end
+end
+
 -- Take a job out of everything that hands out work.
 local function dequeue(id, priority, entry)
   if entry ~= '' then
     group('XACK', stream_key(priority), GROUP, entry)
     redis.call('XDEL', stream_key(priority), entry)
-    redis.call('ZREM', turns_key(priority), entry .. ' ' .. id)
+    leave_line(priority, redis.call('HGET', job_key(id), 'user') or '', entry, id)
   end
   redis.call('ZREM', leases_key(priority), id)
   redis.call('ZREM', delayed_key(priority), id)

@@ -167,20 +167,21 @@ local function claim_new(priority)
   end
 end
 
--- Users take turns (start-time fair queueing): a job's tag is one more than that of its user's last job, and than that of the
--- job that was claimed last; the lowest tag is next, the oldest where tags are the same. A poll tags a bounded number.
-local function tag_new(priority)
-  local clock = tonumber(redis.call('HGET', META, 'turn:' .. priority)) or 0
+-- Users take turns (start-time fair queueing): the oldest job in each user's line has a turn, one more than that of the user's
+-- job before it, and than the one that is being served; the lowest is next, the oldest job where turns are the same. A poll
+-- brings a bounded number into line.
+local function serving(priority) return tonumber(redis.call('HGET', META, 'turn:' .. priority)) or 0 end
+
+local function line_up(priority)
+  local turn, served = serving(priority) + 1, {}
   for _, read in ipairs(read_next(stream_key(priority), FAIR_A_POLL)) do
     local id = ready(priority, read)
-    local turn = id and read[1] .. ' ' .. id
-    if id and not redis.call('ZSCORE', turns_key(priority), turn) then  -- a stream that is read anew brings some again
+    if id then  -- a stream that is read anew brings some again
       local user = redis.call('HGET', job_key(id), 'user') or ''
-      local tag = int(math.max(clock, tonumber(redis.call('ZSCORE', users_key(priority), user)) or 0) + 1)
-      redis.call('ZADD', users_key(priority), tag, user)
-      redis.call('ZADD', turns_key(priority), tag, turn)
-      keep(users_key(priority))
-      keep(turns_key(priority))
+      redis.call('ZADD', lines_key(priority), '0', line_of(user, read[1], id))
+      keep(lines_key(priority))
+      if not served[user] then give_turn(priority, user, turn) end
+      served[user] = true
     end
   end
 end
@@ -188,14 +189,19 @@ end
 local function claim_turns(priority)
   for _ = 1, LOOKED_AT do
     if #claims >= wanted then return end
-    local first = redis.call('ZPOPMIN', turns_key(priority))
+    local first = redis.call('ZRANGE', heads_key(priority), '0', '0', 'WITHSCORES')
     if not first[1] then return end
-    local entry, id = first[1]:match('^(%S+) (.+)$')
+    local age, id, user = first[1]:match('^(%S+) (%S+) (%S*)$')
+    local entry, turn = entry_of(age), tonumber(first[2])
     if id == ready(priority, {entry, {'id', id}}) then
-      redis.call('HSET', META, 'turn:' .. priority, first[2])
+      redis.call('HSET', META, 'turn:' .. priority, int(turn))
       group('XCLAIM', stream_key(priority), GROUP, worker, '0', entry, 'JUSTID')
       claim(id, priority)
+      turn = turn + 1
     end
+    redis.call('ZREM', heads_key(priority), first[1])
+    redis.call('ZREM', lines_key(priority), line_of(user, entry, id))
+    give_turn(priority, user, turn)
   end
 end
 
@@ -215,13 +221,16 @@ local function rescue(priority)
   for _, row in ipairs(rows) do
     local found = redis.call('XRANGE', stream, row[1], row[1])[1]
     local id = found and found[2][2] or ''
-    local state = fields(job_key(id), 'status', 'entry')
+    local state = fields(job_key(id), 'status', 'entry', 'user')
     if not found then
       group('XACK', stream, GROUP, row[1])
-    elseif state.status == 'waiting' and state.entry == row[1]
-      and not redis.call('ZSCORE', turns_key(priority), row[1] .. ' ' .. id) then
-      redis.call('ZADD', delayed_key(priority), 'NX', int(now), id)
-      keep(delayed_key(priority))
+    elseif state.status == 'waiting' and state.entry == row[1] then
+      if redis.call('ZSCORE', lines_key(priority), line_of(state.user, row[1], id)) then
+        give_turn(priority, state.user, serving(priority) + 1)
+      else
+        redis.call('ZADD', delayed_key(priority), 'NX', int(now), id)
+        keep(delayed_key(priority))
+      end
     end
   end
 end
@@ -237,9 +246,8 @@ local function tidy()
   keep(JOBS)
   for p = 0, 9 do
     local stream = stream_key(p)
-    redis.call('ZREMRANGEBYSCORE', users_key(p), '-inf', redis.call('HGET', META, 'turn:' .. p) or '0')
-    keep(users_key(p))
-    keep(turns_key(p))
+    keep(lines_key(p))
+    keep(heads_key(p))
     if redis.call('EXISTS', stream) == 1 then
       redis.call('HSETNX', META, 'rescue:' .. p, '-')
       redis.call('HDEL', META, 'cursor:' .. stream)  -- begin again, in case a script had failed behind it
@@ -304,7 +312,7 @@ for p = 9, 0, -1 do
     rescue(priority)
     if #claims < wanted then claim_due(priority, leases_key(priority)) end
     if #claims < wanted then claim_due(priority, delayed_key(priority)) end
-    if #claims < wanted and turns then tag_new(priority) end
+    if #claims < wanted and turns then line_up(priority) end
     if #claims < wanted and meta.fair ~= '' then claim_turns(priority) end
     if #claims < wanted then claim_new(priority) end
     waiting = waiting + redis.call('XLEN', stream_key(priority)) - redis.call('ZCARD', leases_key(priority))
