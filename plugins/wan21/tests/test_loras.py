@@ -100,7 +100,7 @@ def test_an_adapter_does_what_adding_its_product_to_the_weights_does(model, fact
 @pytest.mark.parametrize("form", ["peft", "original", "kohya"])
 def test_every_format_means_the_same(form, made, folder):
     """As products: a format may put its strength into either factor. Layers that act on nothing may stand there too."""
-    read, plain = (read_lora(folder / f"{name}.safetensors", name, "") for name in (form, "diffusers"))
+    read, plain = (read_lora(folder / f"{name}.safetensors", name, "").factors for name in (form, "diffusers"))
     for layer in {key.rpartition(".lora_")[0] for key in read}:
         product, expected = (
             state[f"{layer}.lora_B.weight"] @ state[f"{layer}.lora_A.weight"] if f"{layer}.lora_A.weight" in state else None
@@ -155,6 +155,17 @@ def test_a_file_that_was_trained_further_is_read_again_though_it_is_as_long(mode
     assert "reading diffusers" in context.events
 
 
+def test_a_configuration_that_changed_is_read_again(made, folder):
+    trained = folder / "trained"
+    trained.mkdir()
+    (folder / "peft.safetensors").rename(trained / "adapter_model.safetensors")
+    (trained / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 4}))
+    first = made(Lora(name="trained"))
+    (trained / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 2}))
+    assert np.array_equal(made(Lora(name="trained")), made(Lora(name="diffusers", scale=0.5)))
+    assert not np.array_equal(made(Lora(name="trained")), first)
+
+
 def test_a_failure_in_the_middle_of_putting_adapters_in_leaves_none_in(made, model, monkeypatch):
     before, load, calls = made(), model.components.transformer.load_lora_adapter, []
 
@@ -197,6 +208,19 @@ def test_what_does_not_fit_is_refused_and_nothing_stays(made, folder, factors):
         "half": {f"{layer}.lora_A.weight": down},
         "bias": {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up, f"{layer}.lora_B.bias": torch.ones(7)},
         "other": {"unet.down.weight": down},
+        "ranks": {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up[:, :2]},
+        "empty": {f"{layer}.lora_A.weight": down[:0], f"{layer}.lora_B.weight": up[:, :0]},
+        "flat": {f"{layer}.lora_A.weight": down[0], f"{layer}.lora_B.weight": up},
+        "image": {f"{layer}.lora_A.weight": down[..., None, None], f"{layer}.lora_B.weight": up[..., None, None]},
+        "norm": {
+            "transformer.blocks.0.attn1.norm_q.lora_A.weight": down,
+            "transformer.blocks.0.attn1.norm_q.lora_B.weight": up,
+        },
+        "kernel": {
+            "transformer.patch_embedding.lora_A.weight": torch.ones(4, 16, 1, 1, 1),
+            "transformer.patch_embedding.lora_B.weight": torch.ones(24, 4, 1, 1, 1),
+        },
+        "nan": {f"{layer}.lora_A.weight": down * float("nan"), f"{layer}.lora_B.weight": up},
     }
     for name, state in wrong.items():
         save_file({key: value.clone() for key, value in state.items()}, folder / f"{name}.safetensors")
@@ -207,6 +231,13 @@ def test_what_does_not_fit_is_refused_and_nothing_stays(made, folder, factors):
         "half": "one factor only",
         "bias": "the wrong shape: blocks.0.attn1.to_q",
         "other": "unet.down.weight",
+        "ranks": r"the wrong shape: blocks.0.attn1.to_q is \(24, 24\), the factors \(4, 24\), \(24, 2\)",
+        "empty": "the wrong shape: blocks.0.attn1.to_q",
+        "flat": "the wrong shape: blocks.0.attn1.to_q",
+        "image": "the wrong shape: blocks.0.attn1.to_q",
+        "norm": "no layer blocks.0.attn1.norm_q",
+        "kernel": "the wrong shape: patch_embedding",
+        "nan": r"numbers that are not finite \(transformer.blocks.0.attn1.to_q.lora_A.weight\)",
         "junk": "no safetensors file",
     }.items():
         with pytest.raises(UnsupportedRequest, match=rf"^config\.loras\[1\]: {name} .*{message}"):
@@ -214,7 +245,9 @@ def test_what_does_not_fit_is_refused_and_nothing_stays(made, folder, factors):
     assert np.array_equal(made(), before)
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "link", "nowhere", "folder"])
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/passwd", "link", "nowhere", "folder", "zero\0byte", "long" * 100, "half a pair \ud83d"]
+)
 def test_only_files_in_the_folder_can_be_named(name, made, folder, tmp_path):
     (tmp_path / "secret.safetensors").write_bytes((folder / "diffusers.safetensors").read_bytes())
     (folder / "link.safetensors").symlink_to(tmp_path / "secret.safetensors")
@@ -251,6 +284,14 @@ def test_a_pinned_hub_adapter_comes_from_the_cache(made, folder, tmp_path, monke
     (snapshot.parent / "outside.safetensors").write_bytes((folder / "diffusers.safetensors").read_bytes())
     with pytest.raises(UnsupportedRequest, match=r"holds no safetensors file '\.\./outside\.safetensors'"):
         made(Lora(name=f"me/lora@{COMMIT}:../outside.safetensors"))
+
+
+@pytest.mark.parametrize("file", ["{tmp_path}/secret.safetensors", "*", "*.safetensors", "a/../../x.safetensors", "a.pt"])
+def test_a_hub_adapter_is_one_file_of_its_repository_and_nothing_else_is_fetched(file, made, folder, tmp_path, monkeypatch):
+    (tmp_path / "secret.safetensors").write_bytes((folder / "diffusers.safetensors").read_bytes())
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_args, **_options: pytest.fail("something was fetched"))
+    with pytest.raises(UnsupportedRequest, match=r"^config\.loras\[0\]: me/lora@.* holds no safetensors file"):
+        made(Lora(name=f"me/lora@{COMMIT}:{file.format(tmp_path=tmp_path)}"))
 
 
 def test_a_repository_that_the_hub_does_not_have_is_refused_and_a_cancel_while_it_is_fetched_is_a_cancel(
@@ -303,10 +344,51 @@ def test_the_strength_that_training_wrote_down_is_kept(*, where, config, scale, 
     else:
         save_file(load_file(folder / "peft.safetensors"), trained / "a.safetensors")
         (trained / "adapter_config.json").write_text(json.dumps(config))
-    kept, plain = (read_lora(path, path.stem, "") for path in (trained / "a.safetensors", folder / "diffusers.safetensors"))
+    kept, plain = (
+        read_lora(path, path.stem, "").factors for path in (trained / "a.safetensors", folder / "diffusers.safetensors")
+    )
     for key, value in plain.items():
         assert torch.allclose(kept[key], value * (scale if "lora_B" in key else 1.0)), key
     assert np.abs(made(Lora(name="trained")).astype(int) - made(Lora(name="diffusers", scale=scale))).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"lora_alpha": "16"},
+        {"alpha_pattern": {"(": 1}},
+        {"alpha_pattern": {"attn1.to_q": "x"}},
+        [4],
+        {"lora_alpha": float("nan")},
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused(config, made, folder):
+    header = {"lora_adapter_metadata": json.dumps(config)}
+    save_file(load_file(folder / "diffusers.safetensors"), folder / "odd.safetensors", metadata=header)
+    with pytest.raises(UnsupportedRequest, match=r"^config\.loras\[0\]: odd "):
+        made(Lora(name="odd"))
+
+
+def test_what_of_an_adapter_has_no_effect_is_in_the_report(model, folder, factors, recorder, image):
+    """diffusers passes by differences to whole weights, which step-distilled adapters have, with a line in the log at most."""
+    down, up = factors["blocks.0.attn1.to_q"]
+    layer = "diffusion_model.blocks.0.self_attn.q"
+    state = {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up, f"{layer}.diff_b": torch.ones(24)}
+    state |= {"diffusion_model.head.head.diff": torch.ones(64, 24), "diffusion_model.head.head.diff_b": torch.ones(64)}
+    state |= {
+        "diffusion_model.patch_embedding.diff": torch.ones(24, 16, 1, 2, 2),
+        "diffusion_model.blocks.0.modulation.diff": up + 1,
+    }
+    state |= {"diffusion_model.time_projection.1.diff_b": torch.ones(144), "diffusion_model.blocks.0.norm3.diff": torch.zeros(24)}
+    save_file(state, folder / "distilled.safetensors")
+    said = (
+        "diffusion_model.blocks.0.modulation.diff, diffusion_model.patch_embedding.diff, diffusion_model.time_projection.1.diff_b"
+    )
+    for _ in range(2):  # also when it is in already
+        made = generate(image(loras=(Lora(name="distilled"),)), model, recorder()).metadata
+        assert made["loras_left_out"] == ", ".join(f"distilled: {key}" for key in said.split(", "))
+    assert "loras_left_out" not in generate(image(loras=(Lora(name="diffusers"),)), model, recorder()).metadata
+    assert "loras_left_out" not in generate(image(), model, recorder()).metadata
 
 
 def test_what_would_be_left_out_in_silence_is_refused(made, folder, factors):

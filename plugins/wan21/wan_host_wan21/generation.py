@@ -51,6 +51,8 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
         if model.loras.differ(request.loras, adapter):
             with context.stage("load"):
                 model.loras.apply(request.loras, context, adapter)
+        if model.loras.left_out:
+            facts["loras_left_out"] = ", ".join(model.loras.left_out)
         schedule = schedule_of(request, chosen.strength)
         facts |= accelerate(request, model, chosen, schedule)
         weights = "fp8" if placement is Placement.FP8 else "exact"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from wan_host import ModelLoadFailed, UnsupportedRequest
@@ -12,6 +12,10 @@ from wan_host_wan21.hub import HubId, fetch, parse
 if TYPE_CHECKING:
     from wan_host import LaneContext
     from wan_host_wan21.settings import Wan21Settings
+
+
+_SHOWN_CHARACTERS = 100
+_PATTERN_CHARACTERS = frozenset("*?[")
 
 
 def find_lora(name: str, field: str, settings: Wan21Settings, context: LaneContext) -> Path:
@@ -23,6 +27,17 @@ def find_lora(name: str, field: str, settings: Wan21Settings, context: LaneConte
     if hub is not None:
         return _from_hub(hub, field, settings, context)
     folder = settings.loras_path.resolve()
+    try:
+        path = _in_folder(folder, name, field)
+    except (OSError, ValueError):  # too long, a zero byte, half a surrogate pair
+        raise UnsupportedRequest(f"{field}: {name[:_SHOWN_CHARACTERS]!r} can be the name of no file") from None
+    if path is not None:
+        return path
+    known = ", ".join(sorted(path.stem for path in folder.glob("*.safetensors"))[:20]) or "none"
+    raise UnsupportedRequest(f"{field}: there is no adapter {name!r}; in the folder: {known}")
+
+
+def _in_folder(folder: Path, name: str, field: str) -> Path | None:
     for candidate in (folder / name, folder / f"{name}.safetensors"):
         # Resolved first: a link or ".." must not lead out of the folder.
         path = candidate.resolve()
@@ -32,8 +47,7 @@ def find_lora(name: str, field: str, settings: Wan21Settings, context: LaneConte
             return path
         if path.is_dir() and path != folder:
             return _only_file(path, name, field)
-    known = ", ".join(sorted(path.stem for path in folder.glob("*.safetensors"))[:20]) or "none"
-    raise UnsupportedRequest(f"{field}: there is no adapter {name!r}; in the folder: {known}")
+    return None
 
 
 def find_fixed(name: str, settings: Wan21Settings) -> Path:
@@ -57,10 +71,17 @@ def _from_hub(hub: HubId, field: str, settings: Wan21Settings, context: LaneCont
         raise UnsupportedRequest(f"{field}: {hub.repo} is not allowed; WAN_HOST_WAN21_LORA_REPOS lists the repositories that are")
     if not hub.pinned:
         raise UnsupportedRequest(f"{field}: {name} is not pinned; the revision must be a commit of 40 hex digits")
-    folder = fetch(hub, [hub.file or "*.safetensors"], field, context)
     if hub.file is None:
-        return _only_file(folder, name, field)
-    path = folder / hub.file
-    if path.suffix != ".safetensors" or ".." in path.parts or not path.is_file():
-        raise UnsupportedRequest(f"{field}: {name} holds no safetensors file {hub.file!r}")
-    return path
+        return _only_file(fetch(hub, ["*.safetensors"], field, context), name, field)
+    if _is_plain(hub.file):
+        path = fetch(hub, [hub.file], field, context) / hub.file
+        if path.is_file():
+            return path
+    raise UnsupportedRequest(f"{field}: {name} holds no safetensors file {hub.file[:_SHOWN_CHARACTERS]!r}")
+
+
+def _is_plain(file: str) -> bool:
+    """Whether a name is one safetensors file's, below the repository. The hub's library takes ``*`` for all that there is."""
+    path = PurePosixPath(file)
+    inside = not path.is_absolute() and ".." not in path.parts and _PATTERN_CHARACTERS.isdisjoint(file)
+    return inside and path.suffix == ".safetensors"

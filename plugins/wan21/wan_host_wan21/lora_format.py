@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PREFIX = "transformer."
 FACTORS = ("lora_A.weight", "lora_B.weight", "lora_B.bias")
+CONFIG_FILE = "adapter_config.json"
+"""Where PEFT writes its configuration, beside the adapter."""
 _PEFT_PREFIX = "base_model.model."
 _HEADER = "lora_adapter_metadata"
 """Where diffusers writes PEFT's configuration into the header of a safetensors file."""
@@ -40,7 +42,15 @@ class _Config:
         return alpha / (math.sqrt(rank) if self.root else rank)
 
 
-def read_lora(path: Path, name: str, field: str) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoraFile:
+    """What a file holds: ``factors`` by diffusers' names, and the keys of what diffusers cannot apply, which has no effect."""
+
+    factors: Mapping[str, torch.Tensor]
+    left_out: tuple[str, ...] = ()
+
+
+def read_lora(path: Path, name: str, field: str) -> LoraFile:
     """Read a file in diffusers' format, PEFT's, Wan's own names or Kohya's. Raise UnsupportedRequest for anything else.
 
     ``field`` begins the messages. Strengths that the configuration names (alpha, rank-stabilised) are multiplied into the
@@ -57,11 +67,16 @@ def read_lora(path: Path, name: str, field: str) -> dict[str, torch.Tensor]:
         _refuse_what_would_be_dropped(state, name, field)
         if config.dora:
             raise UnsupportedRequest(f"{field}: {name} is a DoRA, which diffusers cannot apply to Wan")
-        return _scaled(dict(WanPipeline.lora_state_dict(state)), config)
+        converted = dict(WanPipeline.lora_state_dict(state))
+        factors = _scaled(converted, config)
     except SafetensorError as error:
         raise UnsupportedRequest(f"{field}: {name} is no safetensors file: {error}") from error
-    except (ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, re.error) as error:
         raise UnsupportedRequest(f"{field}: {name} is no adapter for Wan: {error}") from error
+    broken = next((key for key, value in factors.items() if not bool(value.float().isfinite().all())), None)
+    if broken is not None:
+        raise UnsupportedRequest(f"{field}: {name} holds numbers that are not finite ({broken})")
+    return LoraFile(factors=factors, left_out=_left_out(state, converted))
 
 
 def _refuse_what_would_be_dropped(state: dict[str, torch.Tensor], name: str, field: str) -> None:
@@ -69,13 +84,23 @@ def _refuse_what_would_be_dropped(state: dict[str, torch.Tensor], name: str, fie
     for key, value in state.items():
         if "dora_scale" in key:
             raise UnsupportedRequest(f"{field}: {name} is a DoRA ({key}), which diffusers cannot apply to Wan")
-        if key.endswith((".diff", ".diff_b")) and "norm" in key and bool(value.any()):
+        if key.endswith((".diff", ".diff_b")) and "norm" in key and bool(value.float().any()):
             raise UnsupportedRequest(f"{field}: {name} changes a norm ({key}), which diffusers cannot apply to Wan")
+
+
+def _left_out(given: Mapping[str, torch.Tensor], converted: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+    """Return the keys of differences to whole weights and biases that diffusers passes by, with a line in the log at most."""
+    kept = {id(value) for value in converted.values()}
+    return tuple(
+        key
+        for key, value in sorted(given.items())
+        if key.endswith((".diff", ".diff_b", ".diff_m")) and id(value) not in kept and bool(value.float().any())
+    )
 
 
 def _config(path: Path, header: Mapping[str, str]) -> _Config:
     """Return the configuration in the file's header (diffusers) or beside the file (PEFT)."""
-    beside = path.with_name("adapter_config.json")
+    beside = path.with_name(CONFIG_FILE)
     if _HEADER in header:
         found: dict[str, Any] = json.loads(header[_HEADER])
         found = {key.removeprefix(PREFIX): value for key, value in found.items()}

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from wan_host import Lora, UnsupportedRequest
 from wan_host_wan21.lora_files import find_fixed, find_lora
-from wan_host_wan21.lora_format import FACTORS, PREFIX, read_lora
+from wan_host_wan21.lora_format import CONFIG_FILE, FACTORS, PREFIX, LoraFile, read_lora
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -27,11 +27,12 @@ _KEPT = 4
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file as it is now: when it changes, it is read again."""
+    """A file as it is now: when it or PEFT's configuration beside it changes, it is read again."""
 
     path: Path
     modified_ns: int
     size: int
+    config_modified_ns: int
 
 
 class Loras:
@@ -43,9 +44,11 @@ class Loras:
     def __init__(self, components: Components, settings: Wan21Settings, fixed: Sequence[Lora] = ()) -> None:
         """Serve the transformer of ``components``; ``fixed`` adapters of the model itself come before a job's."""
         self._components, self._settings, self._fixed = components, settings, tuple(fixed)
-        self._read: OrderedDict[_File, dict[str, torch.Tensor]] = OrderedDict()
+        self._read: OrderedDict[_File, LoraFile] = OrderedDict()
         self._loaded: tuple[_File, ...] = ()
         self._scales: list[float] = []
+        self.left_out: tuple[str, ...] = ()
+        """What of the adapters that are in has no effect: ``NAME: KEY``."""
         self.before_change: Callable[[], None] = lambda: None
         """Called before adapters go in or out or are weighed anew."""
 
@@ -63,14 +66,11 @@ class Loras:
 
         Raise UnsupportedRequest, and have none in, where one does not fit.
         """
-        files = []
         fixed = [*self._fixed, *([] if turbo is None else [Lora(name=str(turbo), scale=1.0)])]
         paths = [find_fixed(lora.name, self._settings) for lora in fixed]
         paths += [find_lora(lora.name, _field(index), self._settings, context) for index, lora in enumerate(wanted)]
         wanted = [*fixed, *wanted]
-        for path in paths:
-            stat = path.stat()
-            files.append(_File(path, stat.st_mtime_ns, stat.st_size))
+        files = [_as_it_is(path) for path in paths]
         scales = [lora.scale for lora in wanted]
         if (tuple(files), scales) == (self._loaded, self._scales):
             return
@@ -91,17 +91,19 @@ class Loras:
             self._components.share_modules()
             self._loaded = ()
             self._scales = []
+            self.left_out = ()
 
     def _load(self, files: Sequence[_File], wanted: Sequence[Lora], context: LaneContext, *, first: int) -> None:
         """Put adapters in; the job's own begin at index ``first``."""
         transformer = self._components.transformer
-        states = []
+        states, left_out = [], []
         for index, (file, lora) in enumerate(zip(files, wanted, strict=True)):
             context.progress(f"reading {lora.name}")
             field = _field(index - first)
-            state = self._state(file, lora.name, field)
-            _check(state, transformer, lora.name, field)
-            states.append(state)
+            found = self._file(file, lora.name, field)
+            _check(found.factors, transformer, lora.name, field)
+            states.append(found.factors)
+            left_out += [f"{lora.name}: {key}" for key in found.left_out]
         try:
             for index, state in enumerate(states):
                 # Before anything goes in: a failure in the middle must be taken out again.
@@ -116,9 +118,10 @@ class Loras:
         except BaseException:
             self.remove()
             raise
+        self.left_out = tuple(left_out)
         self._components.share_modules()
 
-    def _state(self, file: _File, name: str, field: str) -> dict[str, torch.Tensor]:
+    def _file(self, file: _File, name: str, field: str) -> LoraFile:
         """Return the adapter in diffusers' format, whatever it was written in."""
         found = self._read.get(file)
         if found is None:
@@ -129,14 +132,19 @@ class Loras:
         return found
 
 
-def _check(state: dict[str, torch.Tensor], transformer: Any, name: str, field: str) -> None:
+def _as_it_is(path: Path) -> _File:
+    stat, config = path.stat(), path.with_name(CONFIG_FILE)
+    return _File(path, stat.st_mtime_ns, stat.st_size, config.stat().st_mtime_ns if config.is_file() else 0)
+
+
+def _check(state: Mapping[str, torch.Tensor], transformer: Any, name: str, field: str) -> None:
     """Raise UnsupportedRequest where a factor has no layer, no partner or the wrong shape.
 
     diffusers would only log a layer that is not there, and stop half way at a wrong shape.
     """
     if not state:
         raise UnsupportedRequest(f"{field}: {name} holds no adapter")
-    for key, value in state.items():
+    for key in state:
         factor = next((suffix for suffix in FACTORS if key.endswith(f".{suffix}")), None)
         if factor is None or not key.startswith(PREFIX):
             raise UnsupportedRequest(f"{field}: {name} holds {key}, which is no adapter of a Wan transformer")
@@ -144,19 +152,31 @@ def _check(state: dict[str, torch.Tensor], transformer: Any, name: str, field: s
         weight = _weight(transformer, layer)
         if weight is None:
             raise UnsupportedRequest(f"{field}: {name} is for another model: this one has no layer {layer}")
-        down, up = (state.get(f"{PREFIX}{layer}.{part}") for part in FACTORS[:2])
+        down, up, bias = (state.get(f"{PREFIX}{layer}.{part}") for part in FACTORS)
         if down is None or up is None:
             raise UnsupportedRequest(f"{field}: {name} is incomplete: {layer} has one factor only")
-        expected, given = (weight.shape[0], weight.shape[1]), (up.shape[0], down.shape[1])
-        if expected != given or up.shape[1] != down.shape[0] or (value.ndim == 1 and value.shape[0] != weight.shape[0]):
-            raise UnsupportedRequest(f"{field}: {name} has the wrong shape: {layer} is {expected}, the adapter is for {given}")
+        if not _fits(tuple(weight.shape), down, up, bias):
+            given = ", ".join(str(tuple(part.shape)) for part in (down, up, bias) if part is not None)
+            raise UnsupportedRequest(
+                f"{field}: {name} has the wrong shape: {layer} is {tuple(weight.shape)}, the factors {given}"
+            )
+
+
+def _fits(weight: tuple[int, ...], down: torch.Tensor, up: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether factors fit a layer's weight, (rows, columns) or a convolution's (rows, columns, *kernel), by some rank."""
+    rows, *columns = weight
+    rank = down.shape[0] if down.ndim else 0
+    shapes = (rank, *columns), (rows, rank, *[1] * (len(columns) - 1))
+    return rank > 0 and (down.shape, up.shape) == shapes and (bias is None or bias.shape == (rows,))
 
 
 def _weight(transformer: Any, layer: str) -> Any:
+    """Return the weight of a layer that multiplies, or None."""
     try:
-        return getattr(transformer.get_submodule(layer), "weight", None)
+        weight = getattr(transformer.get_submodule(layer), "weight", None)
     except AttributeError:
         return None
+    return None if weight is None or weight.ndim == 1 else weight  # norms have one as well
 
 
 def _field(index: int) -> str:
