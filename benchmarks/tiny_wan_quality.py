@@ -2,6 +2,7 @@
 
     python benchmarks/tiny_wan_quality.py                      # the checkpoint that the plugin ships
     python benchmarks/tiny_wan_quality.py --model FOLDER --captions 40 --out quality/
+    python benchmarks/tiny_wan_quality.py --preset fast --out fast/ --against .scratch/tiny_wan_quality/quality.json
 
 A worker makes them as users have it: jobs go into its queue, and what it published is read back. The judge finds the
 coloured object in each frame, names its colour by hue and its shape by overlap with drawn outlines, and follows its
@@ -363,7 +364,13 @@ def motion_of(seen: list[Seen | None]) -> str:
 def judge(case: Case, frames: np.ndarray) -> dict:
     seen = [look(frame) for frame in frames]
     found = motion_of(seen)
-    return {**things_right(case, seen), "motion": found == case.motion, "found": found, "prompt": case.prompt}
+    return {
+        **things_right(case, seen),
+        "motion": found == case.motion,
+        "found": found,
+        "seen": ["nothing" if s is None else f"{s.colour} {s.shape}" for s in (seen[0], seen[len(seen) // 2], seen[-1])],
+        "prompt": case.prompt,
+    }
 
 
 def share(rows: list[dict], key: str, where: Callable[[int], bool] = lambda i: True) -> float:
@@ -381,6 +388,17 @@ def tally(asked: list[Case], rows: list[dict]) -> dict[str, float]:
         "direction": share(rows, "motion", lambda i: moving[i]),
         "other motions": share(rows, "motion", lambda i: not moving[i]),
     }
+
+
+def paired(rows: list[dict], others: list[dict]) -> dict[str, dict[str, float]]:
+    """What the same cases lost and gained against other rows; p: McNemar's exact test, two-sided."""
+    found = {}
+    for key in ("both", "colour", "shape", "motion"):
+        lost = sum(b[key] and not a[key] for a, b in zip(rows, others, strict=True))
+        gained = sum(a[key] and not b[key] for a, b in zip(rows, others, strict=True))
+        tail = sum(math.comb(lost + gained, k) for k in range(min(lost, gained) + 1)) / 2 ** (lost + gained)
+        found[key] = {"lost": lost, "gained": gained, "p": min(1.0, 2 * tail)}
+    return found
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -473,14 +491,20 @@ def data_uri(picture: Image.Image) -> str:
 Generate = Callable[[dict], Path]
 
 
-def measure_captions(generate: Generate, asked: list[Case], name: str) -> tuple[dict, list[dict]]:
-    rows = []
+def measure_captions(generate: Generate, asked: list[Case], name: str, frames: int = FRAMES) -> tuple[dict, list[dict]]:
+    """The shares and one row a caption. One frame is an image job, of which no motion is asked."""
+    rows: list[dict] = []
+
+    def shares() -> dict[str, float]:
+        found = tally(asked[: len(rows)], rows)
+        return found if frames > 1 else {key: found[key] for key in ("colour and shape", "colour", "shape", "background")}
+
     for i, case in enumerate(asked):
-        path = generate({"name": f"{name}-{i:03d}", "prompt": case.prompt, "seed": case.seed})
-        rows.append(judge(case, read_frames(path)))
+        path = generate({"name": f"{name}-{i:03d}", "prompt": case.prompt, "seed": case.seed, "num_frames": frames})
+        rows.append({**asdict(case), **judge(case, read_frames(path))})
         if i % 20 == 19:
-            print(f"  {i + 1} captions: {tally(asked[: i + 1], rows)}", flush=True)
-    return tally(asked, rows), rows
+            print(f"  {i + 1} captions: {_percent(shares())}", flush=True)
+    return shares(), rows
 
 
 def measure_references(generate: Generate, asked: list[Case]) -> dict[str, float]:
@@ -542,10 +566,10 @@ def same_twice(generate: Generate, case: Case) -> bool:
     return len(digests) == 1
 
 
-def ask(generate: Generate, args: argparse.Namespace, asked: list[Case], coloured: list[Case], report: dict) -> None:
+def ask(generate: Generate, args: argparse.Namespace, asked: dict[str, list[Case]], others: dict, report: dict) -> None:
     """Measure a model and put everything into the report."""
-    report["same seed twice"] = same_twice(generate, asked[0])
-    report["seconds"] = measure_speed(generate, asked[0])
+    report["same seed twice"] = same_twice(generate, cases(1)[0])
+    report["seconds"] = measure_speed(generate, cases(1)[0])
     print(f"same seed, same file: {report['same seed twice']}; text to video: {report['seconds']:.1f} s", flush=True)
     if args.references:
         moving = [case for case in cases(800) if case.motion in DIRECTIONS][: args.references]
@@ -554,15 +578,25 @@ def ask(generate: Generate, args: argparse.Namespace, asked: list[Case], coloure
         print(f"single keeps the subject: {report['subject']:.0%} of {len(moving)}", flush=True)
         print("references, dB:", {k: round(v, 1) for k, v in report["references"].items()}, flush=True)
     if args.sources:
-        report["strength"], report["distances"] = measure_strength(generate, asked[: args.sources])
+        report["strength"], report["distances"] = measure_strength(generate, cases(args.sources))
         print(f"distance grows with denoise_strength: {report['strength']:.0%} {report['distances']}", flush=True)
-    report["captions"], rows = measure_captions(generate, asked, "caption")
-    print(f"{len(asked)} captions:", _percent(report["captions"]))
-    if coloured:
-        report["coloured"], more = measure_captions(generate, coloured, "coloured")
-        print(f"{len(coloured)} captions with a coloured background:", _percent(report["coloured"]))
-        asked, rows = asked + coloured, rows + more
-    report["rows"] = [{**asdict(case), **row} for case, row in zip(asked, rows, strict=True)]
+    report["rows"], report["against"] = {}, {}
+    for name, some in asked.items():
+        report[name], report["rows"][name] = measure_captions(generate, some, name, 1 if name == "images" else FRAMES)
+        print(f"{len(some)} {name}: {_percent(report[name])}", flush=True)
+        if name in others:
+            report["against"][name] = paired(report["rows"][name], others[name])
+            print(f"  against {args.against}: {report['against'][name]}", flush=True)
+
+
+def rows_of(path: Path, asked: dict[str, list[Case]]) -> dict[str, list[dict]]:
+    """The rows of another report. SystemExit if they are not of the cases that are asked now."""
+    rows = json.loads(path.read_text()).get("rows")
+    if not isinstance(rows, dict) or {k: [(row["prompt"], row["seed"]) for row in v] for k, v in rows.items()} != {
+        k: [(case.prompt, case.seed) for case in v] for k, v in asked.items()
+    }:
+        raise SystemExit(f"--against {path}: it is not of the same --captions, --coloured and --images")
+    return rows
 
 
 def main() -> None:
@@ -571,6 +605,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=REPOSITORY / ".scratch/tiny_wan_quality")
     parser.add_argument("--captions", type=int, default=200)
     parser.add_argument("--coloured", type=int, default=60, help="captions with a background of another colour")
+    parser.add_argument("--images", type=int, default=60, help="captions asked of image jobs")
     parser.add_argument("--references", type=int, default=24)
     parser.add_argument("--sources", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
@@ -578,17 +613,20 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=DEFAULTS["guidance"])
     parser.add_argument("--shift", type=float, default=DEFAULTS["shift"])
     parser.add_argument("--preset", default=DEFAULTS["preset"], help="exact, fast or turbo")
+    parser.add_argument("--against", type=Path, help="the quality.json of another preset: compare caption by caption")
     parser.add_argument("--skip-model", action="store_true", help="only judge the judge")
     args = parser.parse_args()
     DEFAULTS.update(steps=args.steps, guidance=args.guidance, shift=args.shift, preset=args.preset)
 
-    asked, coloured = cases(args.captions), cases(args.coloured, coloured=True)
-    report: dict = {"settings": dict(DEFAULTS), "control": control(asked + coloured, args.out / "control")}
+    parts = {"captions": cases(args.captions), "coloured": cases(args.coloured, coloured=True), "images": cases(args.images)}
+    asked = {name: some for name, some in parts.items() if some}
+    others = rows_of(args.against, asked) if args.against else {}
+    report: dict = {"settings": dict(DEFAULTS), "control": control(parts["captions"] + parts["coloured"], args.out / "control")}
     print("judge on drawn clips:   ", _percent(report["control"]["drawn"]))
     print("judge, captions shuffled:", _percent(report["control"]["shuffled"]), flush=True)
     if not args.skip_model:
         with Generator(args.model, args.out, args.threads) as generate:
-            ask(generate, args, asked, coloured, report)
+            ask(generate, args, asked, others, report)
     (args.out / "quality.json").write_text(json.dumps(report, indent=1))
 
 

@@ -1,6 +1,7 @@
 """The judge finds what a clip shows, and does not find what it does not show."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -33,6 +34,38 @@ def test_an_empty_or_crowded_frame_shows_no_object():
     crowded = np.full((64, 64, 3), 90, np.uint8)
     crowded[5:20, 5:20] = crowded[40:55, 40:55] = (220, 30, 30)
     assert quality.look(crowded) is None
+
+
+def test_an_image_is_judged_by_its_one_frame(tmp_path):
+    case = quality.cases(1)[0]
+
+    def generate(payload):
+        assert payload["num_frames"] == 1
+        quality.paint(case, 0.5).save(tmp_path / "image.png")
+        return tmp_path / "image.png"
+
+    shares, rows = quality.measure_captions(generate, [case], "images", frames=1)
+    assert shares == {"colour and shape": 1.0, "colour": 1.0, "shape": 1.0, "background": 1.0}
+    assert rows[0]["seen"] == [f"{case.colour} {case.shape}"] * 3
+
+
+def test_presets_are_compared_caption_by_caption():
+    def rows(*verdicts):
+        return [dict.fromkeys(("both", "colour", "shape", "motion"), verdict) for verdict in verdicts]
+
+    found = quality.paired(rows(True, True, False, False, False, False), rows(True, False, True, True, True, True))
+    assert found["both"] == {"lost": 4, "gained": 1, "p": pytest.approx(0.375)}
+    assert quality.paired(rows(True), rows(True))["both"] == {"lost": 0, "gained": 0, "p": 1.0}
+
+
+def test_a_report_of_other_captions_is_refused(tmp_path):
+    asked = {"captions": quality.cases(2)}
+    rows = [{"prompt": case.prompt, "seed": case.seed} for case in asked["captions"]]
+    report = tmp_path / "quality.json"
+    report.write_text(json.dumps({"rows": {"captions": rows}}))
+    assert quality.rows_of(report, asked) == {"captions": rows}
+    with pytest.raises(SystemExit, match="not of the same --captions"):
+        quality.rows_of(report, {"captions": quality.cases(3)})
 
 
 def test_the_judge_reads_what_the_training_world_draws():
