@@ -328,12 +328,35 @@ def test_another_owners_repository_of_the_same_name_does_not_replace_what_was_pu
     assert hashlib.sha256((target / file.path).read_bytes()).hexdigest() == file.digest
 
 
-def test_a_folder_that_does_not_say_whose_it_is_is_gone_on_with(hub, counted, tmp_path):
-    (tmp_path / "target").mkdir()
-    (tmp_path / "target" / "model_index.json").write_text("of an earlier pull")
-    counted()
-    assert (tmp_path / "target" / "model_index.json").read_bytes() == (hub.folder / "model_index.json").read_bytes()
+def unmarked(hub, tmp_path) -> Path:
+    """Return a folder as a pull before there was the mark had left it, broken off."""
+    folder = tmp_path / "target"
+    for file in files_of(hub):
+        if not file.path.startswith("vae/") and file.path != "model_index.json":
+            (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file.path).write_bytes((hub.folder / file.path).read_bytes())
+    return folder
+
+
+def test_a_folder_that_does_not_say_whose_it_is_is_gone_on_with_where_all_of_it_is_right(hub, counted, tmp_path):
+    folder = unmarked(hub, tmp_path)
+    told = counted()
+    assert told == {file.path: file.size for file in files_of(hub)}
+    assert all((folder / file.path).read_bytes() == (hub.folder / file.path).read_bytes() for file in files_of(hub))
+    assert {path.split("/")[0] for path in fetched(hub)} == {"vae", "model_index.json"}, "nothing that was there"
     counted(repo=REPO.upper())  # the hub tells no letters apart by their case
+
+
+def test_a_folder_that_does_not_say_whose_it_is_is_not_replaced(hub, counted, tmp_path):
+    folder = unmarked(hub, tmp_path)
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    mine = bytes(weights.stat().st_size)
+    weights.write_bytes(mine)
+    message = f"{folder} holds another transformer/diffusion_pytorch_model.safetensors than {REPO}, which would replace it: "
+    with pytest.raises(click.ClickException, match=re.escape(message + "name another folder with --output, or remove that one")):
+        counted()
+    assert weights.read_bytes() == mine
+    assert fetched(hub) == {}
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(hub, counted, monkeypatch):

@@ -89,10 +89,10 @@ def download(repo: str, files: Sequence[RemoteFile], target: Path, progress: Pro
     stop = Event()
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # so that ranges count the file's own bytes
     with _alone(target), httpx.Client(headers=headers, timeout=_TIMEOUT, follow_redirects=True) as client:
-        _require_same(target, repo)
+        right = _require_same(target, repo, files, progress, stop)
         require_space(target, sum(file.size - _there(target / file.path) for file in files))
         (target / _REPOSITORY).write_text(repo, encoding="utf-8")
-        first = [file for file in files if file.path != _LAST]
+        first = [file for file in files if file.path != _LAST and file not in right]
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             running = [pool.submit(_fetch, client, file, target / file.path, progress, stop) for file in first]
             try:
@@ -119,13 +119,26 @@ def _alone(target: Path) -> Iterator[None]:
         yield
 
 
-def _require_same(target: Path, repo: str) -> None:
-    """Refuse a folder that another repository was pulled into. One that does not say (by an earlier version) is taken."""
+def _require_same(target: Path, repo: str, files: Sequence[RemoteFile], progress: Progress, stop: Event) -> set[RemoteFile]:
+    """Refuse a folder with what a pull of ``repo`` would replace; return the files that were read for it, and are right.
+
+    One that does not say whose it is was pulled by an earlier version, or it is the user's own: its weights tell.
+    """
     marker = target / _REPOSITORY
     held = marker.read_text(encoding="utf-8") if marker.is_file() else ""
     if held and held.lower() != repo.lower():  # the hub tells no letters apart by their case
-        advice = "name another folder with --output, or remove that one"
-        raise click.ClickException(f"{target} holds {held}, and {repo} would replace it: {advice}")
+        raise _would_replace(target, f"{held}, and {repo}")
+    right: set[RemoteFile] = set()
+    for file in () if held else files:
+        if file.path.endswith(".safetensors") and (target / file.path).is_file():
+            if not _is_right(target / file.path, file, progress, stop):
+                raise _would_replace(target, f"another {file.path} than {repo}, which")
+            right.add(file)
+    return right
+
+
+def _would_replace(target: Path, what: str) -> click.ClickException:
+    return click.ClickException(f"{target} holds {what} would replace it: name another folder with --output, or remove that one")
 
 
 def _there(path: Path) -> int:
@@ -140,7 +153,7 @@ def _fetch(client: httpx.Client, file: RemoteFile, path: Path, progress: Progres
     """Bring one file. What lies at ``path`` with other content is fetched anew."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file():
-        if path.stat().st_size == file.size and _matches(path, file, progress, stop):
+        if _is_right(path, file, progress, stop):
             return
         path.unlink()
     failed = 0
@@ -197,7 +210,9 @@ def _go_on(client: httpx.Client, file: RemoteFile, path: Path, progress: Progres
     partial.replace(path)
 
 
-def _matches(path: Path, file: RemoteFile, progress: Progress, stop: Event) -> bool:
+def _is_right(path: Path, file: RemoteFile, progress: Progress, stop: Event) -> bool:
+    if path.stat().st_size != file.size:
+        return False
     digest = file.hasher()
     with path.open("rb") as opened:
         while chunk := opened.read(_CHUNK):
