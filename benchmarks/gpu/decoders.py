@@ -98,7 +98,7 @@ WAYS = (
 
 def decoders(subject: Subject, case: Case) -> list[dict[str, Any]]:
     """Return a row for each way; one that raises is a row that says so. Errors are in grey levels against stock's bytes."""
-    vae, began = subject.components.vae, time.perf_counter()
+    vae, began = subject.pipeline.vae, time.perf_counter()
     source = torch.Generator().manual_seed(0)
     latents = torch.randn(1, vae.config.z_dim, *case.latent, generator=source).to(subject.device)
     rows: list[dict[str, Any]] = []
@@ -181,7 +181,7 @@ def _measured(way: Way, stock: Any, latents: torch.Tensor, processor: Any, expec
     """Decode once to warm up, and then by the clock."""
     encoder, stock.encoder = stock.encoder, None
     try:
-        vae = copy.deepcopy(stock).to(way.dtype)
+        vae = copy.deepcopy(stock).to(latents.device, way.dtype)
     finally:
         stock.encoder = encoder
     if way.channels_last:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -148,13 +149,14 @@ class Subject:
         info = ModelInfo(name="subject", family="wan", runner="wan21", path=str(found.path))
         chosen = Wan21Settings(data_dir=folder, previews=False, **settings)
         self.components = components
+        vae = copy.deepcopy(components.vae)  # the plugin lays its own out in another way
         self.model = Wan21(info, found, components, str(device), chosen)
         for pipeline in self.model.pipelines.values():
             pipeline.set_progress_bar_config(disable=True)
         self.pipeline = WanPipeline(
             tokenizer=components.tokenizer,
             text_encoder=components.text_encoder,
-            vae=components.vae,
+            vae=vae,
             transformer=components.plain,
             scheduler=UniPCMultistepScheduler(
                 prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=SHIFT
@@ -195,6 +197,7 @@ class Subject:
         if variant == STOCK or placer.moves_transformer(placement):
             self.model.acceleration.leave()
         placer.place(placement)
+        self.pipeline.vae.to(self.device if variant == STOCK else "cpu")
         if variant == STOCK:
             self.model.loras.remove()
             with placer.encoding():

@@ -173,9 +173,7 @@ def test_the_weights_are_measured(vace):
     assert Placer(vace.components, torch.device("cpu"), Wan21Settings()).weights == weights
 
 
-@pytest.mark.parametrize(
-    "settings", [{"decode_dtype": "bfloat16"}, {"decode_channels_last": True}, {"decode_dtype": "bfloat16", "decode_fused": True}]
-)
+@pytest.mark.parametrize("settings", [{"decode_dtype": "bfloat16"}, {"decode_dtype": "bfloat16", "decode_fused": True}])
 def test_a_decoder_of_its_own_counts(settings, vace, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, _device, dtype: self._apply(lambda tensor: tensor.to(dtype)))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: True)

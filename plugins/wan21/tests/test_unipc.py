@@ -49,7 +49,7 @@ class Crossings(TorchDispatchMode):
 
 @pytest.mark.parametrize("solver", ["unipc", "dpm++"])
 def test_the_loop_never_waits_for_the_device(solver, t2v, video, recorder):
-    """On a device without numbers, where reading one would fail: what crosses over does so before the first step or after the last."""
+    """On a device without numbers, where reading one fails: what crosses over does so before the first step ends."""
     request = video(sample_solver=solver, num_inference_steps=6)
     transformer, places = t2v.components.plain, []
     pipeline = WanPipeline(

@@ -56,26 +56,29 @@ class Decoder:
 
 
 def decoder_of(vae: Any, device: torch.device, settings: Wan21Settings) -> Any:
-    """Return the VAE that decodes on ``device``: ``vae`` itself, or a copy as the settings say, without an encoder.
+    """Return the VAE that decodes on ``device``: ``vae`` itself, or a copy in another precision, without an encoder.
 
-    The one that encodes stays as it was loaded: in bfloat16 it would shift what is made of a reference.
+    The one that encodes stays as it was loaded: in bfloat16 it would shift what is made of a reference. On CUDA the decoder's
+    weights are laid out channels last: the same numbers, and faster convolutions.
     Raise ModelLoadFailed for settings that this device cannot have.
     """
     import torch
 
-    if not _copies(settings):
-        return vae
     if device.type != "cuda":
-        raise ModelLoadFailed(f"WAN_HOST_WAN21_DECODE_* are settings for CUDA; on {device.type} the decoder runs as it is")
+        if _copies(settings) or settings.decode_fused:
+            raise ModelLoadFailed(f"WAN_HOST_WAN21_DECODE_* are settings for CUDA; on {device.type} the decoder runs as it is")
+        return vae
     if settings.decode_fused and importlib.util.find_spec("triton") is None:
         raise ModelLoadFailed("WAN_HOST_WAN21_DECODE_FUSED is true and needs Triton, which is not installed; set it to false")
-    encoder, vae.encoder = vae.encoder, None
-    try:
-        copied = copy.deepcopy(vae)
-    finally:
-        vae.encoder = encoder
-    copied.to(device, getattr(torch, settings.decode_dtype))
-    return channels_last(copied) if settings.decode_channels_last or settings.decode_fused else copied
+    if _copies(settings):
+        encoder, vae.encoder = vae.encoder, None
+        try:
+            copied = copy.deepcopy(vae)
+        finally:
+            vae.encoder = encoder
+        vae = copied.to(device, getattr(torch, settings.decode_dtype))
+    channels_last(vae.decoder)
+    return vae
 
 
 def copied_bytes(vae: Any, settings: Wan21Settings) -> int:
@@ -88,19 +91,18 @@ def copied_bytes(vae: Any, settings: Wan21Settings) -> int:
     return numbers * int(getattr(torch, settings.decode_dtype).itemsize)
 
 
-def channels_last(vae: Any) -> Any:
-    """Return ``vae`` with its weights laid out channels last."""
+def channels_last(module: Any) -> None:
+    """Lay the weights of a module's convolutions out channels last."""
     import torch
 
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in vae.parameters():
+    for parameter in module.parameters():
         if parameter.ndim in formats:
             parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
-    return vae
 
 
 def _copies(settings: Wan21Settings) -> bool:
-    return settings.decode_dtype != "float32" or settings.decode_channels_last or settings.decode_fused
+    return settings.decode_dtype != "float32"
 
 
 def _collected(

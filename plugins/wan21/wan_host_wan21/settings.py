@@ -87,10 +87,8 @@ class Wan21Settings(PluginSettings, env_prefix=_PREFIX):
     """Run the plugin's own kernels in compiled blocks on CUDA."""
     decode_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the VAE's decoder on a GPU."""
-    decode_channels_last: bool = False
-    """Lay the decoder's weights and pixels out channels last."""
     decode_fused: bool = False
-    """Run the decoder channels last, with its norms and activations in one kernel each."""
+    """Run each norm and activation of the decoder in one kernel, on CUDA."""
     models: dict[str, CustomModel] = Field(default_factory=dict)
     """More models to offer, by name: JSON in the environment, ``[wan21.models.NAME]`` in the file."""
     previews: bool = True

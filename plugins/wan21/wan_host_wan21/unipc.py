@@ -1,6 +1,7 @@
 """UniPC without a wait for the device: diffusers' own copies sigmas there and solves a system of two there at every step.
 
-Each of these lets the queue of kernels run empty (0.42.1, scheduling_unipc_multistep.py:886, 1021, 1078). Its DPM-Solver++ has none.
+Each of these lets the queue of kernels run empty (0.42.1, scheduling_unipc_multistep.py:886, 1021, 1078).
+Its DPM-Solver++ has none.
 """
 
 from __future__ import annotations
