@@ -72,6 +72,15 @@ def test_a_mode_without_its_image_is_refused_by_name(checkpoint, video):
              checkpoint, "tiny")  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", [Kind.VACE, Kind.FLF2V])
+def test_one_frame_cannot_be_the_first_and_the_last(kind, checkpoint, video, picture):
+    """A clip of the first alone would be reported as one of both."""
+    wanted = video(reference_mode=ReferenceMode.BOTH, references=References(first_frame=picture(), last_frame=picture(1)))
+    with pytest.raises(UnsupportedRequest, match=r"^config\.frames: 1 frame cannot be first and last"):
+        plan(replace(wanted, frames=1), replace(checkpoint, kind=kind), "tiny")
+    assert plan(replace(wanted, frames=2), replace(checkpoint, kind=kind), "tiny").last is not None
+
+
 def test_a_text_checkpoint_refuses_subjects_and_modes_but_takes_image_to_image(t2v, video, image, picture, recorder):
     with pytest.raises(UnsupportedRequest, match=r"config\.reference_images: tiny takes none, Wan-AI/Wan2\.1-VACE"):
         generate(video(references=References(subjects=(picture(),))), t2v, recorder())

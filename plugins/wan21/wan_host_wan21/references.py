@@ -74,6 +74,8 @@ def plan(request: GenerationRequest, checkpoint: Checkpoint, name: str) -> Plan:
         raise UnsupportedRequest(
             f"config.reference_mode: {name} cannot do {mode}, only {allowed}; a checkpoint that can is {VACE_CHECKPOINT}"
         )
+    if mode is ReferenceMode.BOTH and request.frames == 1:
+        raise UnsupportedRequest("config.frames: 1 frame cannot be first and last; reference mode both needs at least 2")
     if mode is ReferenceMode.NONE:
         route = Route.CONDITIONED if references.subjects else Route.TEXT
         return Plan(route=route, subjects=references.subjects)
