@@ -91,7 +91,7 @@ def test_pull_says_why_nothing_came(name, message):
 def test_a_folder_that_was_not_finished_is_not_left_behind_and_does_not_replace_a_whole_one(tmp_path):
     target = tmp_path / "models" / "mine"
     with whole_folder(target, replace=False) as folder:
-        (folder / "whole").touch()
+        (folder / "model_index.json").touch()
 
     def interrupted() -> None:
         with whole_folder(target, replace=True) as folder:
@@ -102,5 +102,5 @@ def test_a_folder_that_was_not_finished_is_not_left_behind_and_does_not_replace_
         interrupted()
     assert [str(path.relative_to(tmp_path / "models")) for path in sorted((tmp_path / "models").rglob("*"))] == [
         "mine",
-        "mine/whole",
+        "mine/model_index.json",
     ]

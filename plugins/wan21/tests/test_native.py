@@ -199,6 +199,38 @@ def test_what_is_wrong_is_named_before_anything_is_written(problem, folders, con
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.parametrize("problem", ["heads", "index", "block", "flat"])
+def test_what_no_checkpoint_holds_is_one_clear_line(problem, folders, convert, tmp_path):
+    native = shutil.copytree(folders[1], tmp_path / "native")
+    weights = native / "diffusion_pytorch_model.safetensors"
+    if problem == "heads":
+        (native / "config.json").write_text(json.dumps({"num_heads": 0}))
+    elif problem == "index":
+        (native / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+    else:
+        state = load_file(weights)
+        state |= (
+            {"blocks.x.self_attn.q.weight": torch.zeros(1)} if problem == "block" else {"blocks.0.ffn.0.weight": torch.zeros(())}
+        )
+        save_file(state, weights)
+    done = convert(native)
+    assert done.exit_code == 1
+    assert "holds what no checkpoint of Wan holds" in " ".join(done.output.split())
+    assert isinstance(done.exception, SystemExit)
+
+
+def test_the_native_folder_is_not_replaced_by_its_own_conversion(folders, convert, tmp_path):
+    """The plugin names the command for a native folder in the models folder, where the new one would have the same name."""
+    native = shutil.copytree(folders[1], tmp_path / "models" / f"wan2.1-{recognise(folders[0]).kind}-1.3b")
+    before = sorted(path.name for path in native.iterdir())
+    for output in ([], ["--output", native], ["--output", tmp_path / "models"]):
+        done = convert(native, *output, "--replace")
+        assert done.exit_code == 1
+        assert "is no checkpoint in the diffusers layout, so it is not replaced" in " ".join(done.output.split())
+    assert sorted(path.name for path in native.iterdir()) == before
+    assert convert(native, "--name", "mine").exit_code == 0
+
+
 def test_large_weights_are_written_in_shards(tmp_path):
     writer = ShardWriter(tmp_path, "model", limit=100)
     tensors = {f"k{index}": torch.full((20,), float(index)) for index in range(3)}

@@ -42,9 +42,16 @@ def write_index(path: Path, kind: Kind, *, random_weights: bool = False) -> None
 
 @contextmanager
 def whole_folder(target: Path, *, replace: bool) -> Iterator[Path]:
-    """Give a folder to write into that takes ``target``'s name only when everything has gone well."""
+    """Give a folder to write into that takes ``target``'s name only when everything has gone well.
+
+    ``replace`` is for checkpoints alone: what is imported, or a folder of models, must not be lost to a wrong name.
+    """
     if target.exists() and not replace:
         raise click.ClickException(f"{target} exists already; --replace writes it anew")
+    if target.exists() and not (target / "model_index.json").is_file():
+        raise click.ClickException(
+            f"{target} is no checkpoint in the diffusers layout, so it is not replaced; choose another --output"
+        )
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:

@@ -78,9 +78,12 @@ def open_native(path: Path) -> Iterator[tuple[Kind, list[Part]]]:
     from contextlib import ExitStack
 
     with ExitStack() as files:
-        transformer = _safetensors(path, files)
-        kind, part = _transformer_part(path, transformer)
-        parts = [_text_encoder_part(path / NATIVE_TEXT_ENCODER), _vae_part(path / NATIVE_VAE), part]
+        try:
+            transformer = _safetensors(path, files)
+            kind, part = _transformer_part(path, transformer)
+            parts = [_text_encoder_part(path / NATIVE_TEXT_ENCODER), _vae_part(path / NATIVE_VAE), part]
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ModelLoadFailed(f"{path} holds what no checkpoint of Wan holds ({type(error).__name__}: {error})") from error
         if not (path / "google" / "umt5-xxl").is_dir():
             raise ModelLoadFailed(f"{path}: google/umt5-xxl (the tokenizer) is missing")
         for each in parts:
