@@ -136,8 +136,13 @@ def test_weights_are_counted_from_the_files_headers(tiny_folder, vace):
 
 @pytest.mark.parametrize(
     "content",
-    [b"\xff" * 8 + b"{}", (2).to_bytes(8, "little") + b"[]", (10**5).to_bytes(8, "little") + b"[" * 10**5],
-    ids=["length", "list", "nested"],
+    [
+        b"\xff" * 8 + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        (10**5).to_bytes(8, "little") + b"[" * 10**5,
+        (25).to_bytes(8, "little") + b'{"a":{"shape":[1e400,0]}}',
+    ],
+    ids=["length", "list", "nested", "endless"],
 )
 def test_a_file_with_a_damaged_header_has_no_known_size(content, tmp_path):
     (tmp_path / "damaged.safetensors").write_bytes(content)

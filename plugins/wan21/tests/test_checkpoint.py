@@ -56,6 +56,22 @@ def test_missing_parts_and_shards_are_named(copy):
         recognise(copy)
 
 
+@pytest.mark.parametrize(
+    "index", [{}, {"weight_map": None}, {"weight_map": ["a"]}, {"weight_map": {"a": 1}}, {"weight_map": {"a": []}}]
+)
+def test_an_index_of_shards_that_names_none_is_named(index, copy):
+    (copy / "vae" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelLoadFailed, match=r"safetensors\.index\.json does not say which file holds which key"):
+        recognise(copy)
+
+
+@pytest.mark.parametrize("heads", [None, "x", [2], {}])
+def test_a_number_that_is_none_is_named(heads, copy):
+    configure(copy, num_attention_heads=heads)
+    with pytest.raises(ModelLoadFailed, match=r"transformer: num_attention_heads is .*; it must be a whole number"):
+        recognise(copy)
+
+
 @pytest.mark.parametrize("part", ["text_encoder", "transformer", "vae"])
 def test_a_corrupt_file_is_named(part, copy, recorder, info_of):
     (weights,) = (copy / part).glob("*.safetensors")

@@ -157,7 +157,7 @@ def count_parameters(file: Path) -> int:
     try:
         with file.open("rb") as opened:
             header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        return int(sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError):
         return 0  # loading says what is wrong with the file
 

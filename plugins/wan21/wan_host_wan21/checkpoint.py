@@ -93,11 +93,10 @@ def recognise(path: Path) -> Checkpoint:
     found = config.get("_class_name")
     if found not in _TRANSFORMERS:
         raise ModelLoadFailed(f"{path} has a {found}; this plugin runs {' and '.join(_TRANSFORMERS)}")
-    if any(index.get(key) not in {None, False} for key in ("boundary_ratio", "expand_timesteps")) or _is_part(
-        index, "transformer_2"
-    ):
+    if index.get("boundary_ratio") or index.get("expand_timesteps") or _is_part(index, "transformer_2"):
         raise ModelLoadFailed(f"{path} is a Wan 2.2 checkpoint, which this plugin would run wrongly; it runs Wan 2.1")
-    kind = _kind(config)
+    heads = _heads(path / "transformer", config)
+    kind = _kind(config, heads)
     if config.get("image_dim") is not None:
         if not (path / "image_encoder").is_dir():
             raise ModelLoadFailed(f"{path} is incomplete: image_encoder missing")
@@ -105,7 +104,7 @@ def recognise(path: Path) -> Checkpoint:
     return Checkpoint(
         path=path,
         kind=kind,
-        heads=int(config.get("num_attention_heads", 0)),
+        heads=heads,
         random_weights=bool(index.get("_random_weights", False)),
     )
 
@@ -119,14 +118,21 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file. Raise ModelLoadFailed where there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelLoadFailed(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise ModelLoadFailed(f"{path} holds no JSON object")
     return value
 
 
-def _kind(config: dict[str, Any]) -> Kind:
+def _heads(folder: Path, config: dict[str, Any]) -> int:
+    heads = config.get("num_attention_heads", _HEADS_14B)  # diffusers' default
+    if not isinstance(heads, int):
+        raise ModelLoadFailed(f"{folder}: num_attention_heads is {heads!r}; it must be a whole number")
+    return heads
+
+
+def _kind(config: dict[str, Any], heads: int) -> Kind:
     if config.get("_class_name") == "WanVACETransformer3DModel":
         return Kind.VACE
     if config.get("in_channels", _TEXT_TO_VIDEO_CHANNELS) == config.get("out_channels", _TEXT_TO_VIDEO_CHANNELS):
@@ -134,7 +140,7 @@ def _kind(config: dict[str, Any]) -> Kind:
     if config.get("pos_embed_seq_len") is not None:
         return Kind.FLF2V  # it learned positions for two images (convert_wan_to_diffusers.py)
     # Of the size 1.3B there is no I2V by the Wan team; what has its shape was trained on first and last frames (Fun-InP).
-    return Kind.FUN_INP if int(config.get("num_attention_heads", _HEADS_14B)) < _HEADS_14B else Kind.I2V
+    return Kind.FUN_INP if heads < _HEADS_14B else Kind.I2V
 
 
 def _is_part(index: dict[str, Any], name: str) -> bool:
@@ -147,8 +153,10 @@ def _check_weights(folder: Path) -> None:
     """Raise ModelLoadFailed where an index names a shard that is not there, or where there are no safetensors at all."""
     indexes = sorted(folder.glob("*.safetensors.index.json"))
     for index in indexes:
-        shards = set(read_json(index).get("weight_map", {}).values())
-        lost = sorted(shard for shard in shards if not (folder / shard).is_file())
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+            raise ModelLoadFailed(f"{index} does not say which file holds which key (weight_map)")
+        lost = sorted({shard for shard in shards.values() if not (folder / shard).is_file()})
         if lost:
             raise ModelLoadFailed(f"{folder} is incomplete: {', '.join(lost)} missing")
     if not indexes and not any(folder.glob("*.safetensors")):
