@@ -42,6 +42,9 @@ if TYPE_CHECKING:
         WorkerInfo as WorkerInfo,
         hookimpl as hookimpl,
     )
+    from wan_host.lanes.devices import (
+        list_devices as list_devices,
+    )
     from wan_host.media import (
         DerivedFile as DerivedFile,
         Media as Media,
@@ -97,6 +100,7 @@ _MODULES = {
     ),
     "frame_processors": ("FrameProcessor",),
     "hookspecs": ("PluginCommand", "WorkerInfo", "hookimpl"),
+    "lanes.devices": ("list_devices",),
     "media": ("DerivedFile", "Media", "OutputFile", "PublishedFile"),
     "model": ("JobDefaults", "ModelInfo", "ReferenceMode", "SizeBounds", "wan_job_types"),
     "plugin_settings": ("PluginSettings",),

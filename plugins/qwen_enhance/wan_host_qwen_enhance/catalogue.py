@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_host import ModelInfo, SettingsError
+from wan_host import ModelInfo, SettingsError, list_devices
 from wan_host_qwen_enhance.parameters import parameters
 from wan_host_qwen_enhance.settings import EnhanceSettings
 
@@ -95,10 +95,12 @@ def weights_mib(weights: Weights, bytes_each: int) -> int:
 
 
 def _bytes_each(settings: EnhanceSettings) -> int:
-    """Return the bytes of a parameter as ``model.load`` chooses them. ``all`` is taken for GPUs: the machine is not asked."""
+    """Return the bytes of a parameter as ``model.load`` chooses them."""
     if settings.dtype != "auto":
         return _BYTES[settings.dtype]
     device = settings.devices.partition(",")[0].strip() if settings.device == "auto" else settings.device
+    if device == "all":
+        device = list_devices().devices[0].name
     return 4 if device == "cpu" else 2
 
 
