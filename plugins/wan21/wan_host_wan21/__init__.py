@@ -32,9 +32,12 @@ def load_model(model: ModelInfo, context: LaneContext) -> Wan21:
     from pathlib import Path
 
     from wan_host_wan21.reading_ahead import read_ahead
+    from wan_host_wan21.waking import uncollected, wake
 
-    read_ahead(Path(model.path).expanduser())  # the disk is busy while the next line imports torch for seconds
-    from wan_host_wan21.model import load
+    read_ahead(Path(model.path).expanduser())  # the disk is busy while the next lines import torch for seconds
+    with uncollected():
+        wake(context.device)
+        from wan_host_wan21.model import load
 
     return load(model, context)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wan_host import ModelLoadFailed
 from wan_host_wan21.checkpoint import Checkpoint
+from wan_host_wan21.waking import uncollected
 from wan_host_wan21.weights import fill, outline
 
 if TYPE_CHECKING:
@@ -71,6 +72,11 @@ def outline_components(checkpoint: Checkpoint, context: LaneContext) -> Componen
 
     Raise ModelLoadFailed, naming the part, where a configuration or the tokenizer is unusable.
     """
+    with uncollected():  # most of its time imports the classes
+        return _outlined(checkpoint, context)
+
+
+def _outlined(checkpoint: Checkpoint, context: LaneContext) -> Components:
     from diffusers.utils import logging as diffusers_logging
     from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging

@@ -1,0 +1,81 @@
+"""While Python imports what a model needs, no garbage is looked for, and a GPU is made ready; afterwards all is as before."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch  # noqa: TID253  # a plugin's test
+import wan_host_wan21
+from wan_host_wan21.waking import uncollected, wake
+
+from wan_host import ModelLoadFailed
+
+
+class Asked:
+    """A lane's context that writes down, at every note, whether garbage is collected."""
+
+    device = "cpu"
+
+    def __init__(self, context):
+        self._context, self.collects = context, {}
+
+    def __getattr__(self, name):
+        return getattr(self._context, name)
+
+    def progress(self, note=""):
+        self.collects[note] = gc.isenabled()
+
+
+def test_collecting_goes_on_after_the_imports(tiny_folder, info_of, recorder):
+    asked = Asked(recorder())
+    wan_host_wan21.load_model(info_of(tiny_folder("t2v")), asked)
+    assert asked.collects["tokenizer loaded"] is False
+    assert asked.collects["transformer loaded"] is True, "loading itself is no import"
+    assert gc.isenabled()
+
+
+def test_collecting_goes_on_where_loading_fails(tiny_folder, info_of, recorder, tmp_path):
+    broken = shutil.copytree(tiny_folder("t2v"), tmp_path / "broken")
+    (broken / "transformer" / "config.json").write_text("no configuration")
+    with pytest.raises(ModelLoadFailed):
+        wan_host_wan21.load_model(info_of(broken), recorder())
+    assert gc.isenabled()
+
+
+def test_whoever_has_switched_collecting_off_keeps_it_off():
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_nothing_is_woken_for_a_cpu():
+    before = threading.active_count()
+    wake("cpu")
+    assert threading.active_count() == before
+
+
+def test_waking_imports_no_library_but_torch():
+    """What it imports is not yet overlapped with anything."""
+    told = "import sys; from wan_host_wan21.waking import wake; wake('cpu'); print(*({'diffusers', 'torch'} & set(sys.modules)))"
+    asked = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert asked.stdout.split() == ["torch"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: it would be woken")
+def test_a_gpu_that_is_not_there_is_left_for_the_loading_to_complain_about(monkeypatch):
+    complaints = []
+    monkeypatch.setattr(threading, "excepthook", complaints.append)
+    wake("cuda:0")
+    for thread in threading.enumerate():
+        if thread.name == "wake":
+            thread.join(20)
+    assert not complaints
