@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import statistics
+import time
+import traceback
 import warnings
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: TID253  # a script on torch
+from ceilings import wait
 from decoders import decoders, handover
+from subject import error, warmed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from subject import Case, Subject
 
-STEPS = 3
-ROWS = 30
+STEPS, PASSES, TIMED_STEPS = 3, 2, 8
+ROWS = 60
+BUDGET = 190.0
+"""Seconds for all ways to run passes; what does not fit is listed as left out."""
+_KINDS = {"attention": ("sdpa", "flash", "attention", "fmha"), "products": ("nvjet", "gemm", "xmma", "cutlass", "wgmma")}
+_NO_KERNELS = {"Command Buffer Full", "Activity Buffer Request"}
+"""What the profiler notes beside kernels."""
 
 
 def waits(subject: Subject, case: Case) -> list[str]:
@@ -35,27 +45,114 @@ def waits(subject: Subject, case: Case) -> list[str]:
 
 
 def kernels(subject: Subject, case: Case, variant: str) -> str:
-    """Return the costliest kernels of three steps."""
-    short = replace(case, steps=STEPS)
-    subject.run(variant, short)
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if subject.device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profile:
-        subject.run(variant, short)
-    order = "self_cuda_time_total" if subject.device.type == "cuda" else "self_cpu_time_total"
-    return str(profile.key_averages().table(sort_by=order, row_limit=ROWS, max_name_column_width=90))
+    """Return what each kernel takes of a pass of a variant's transformer, the costliest first."""
+    subject.run(variant, replace(case, steps=STEPS))  # what the variant puts in stays in
+    module, device = subject.components.plain, subject.device
+    on_gpu = device.type == "cuda"
+    shapes = {
+        "hidden_states": (subject.config.in_channels, *case.latent),
+        "encoder_hidden_states": (512, subject.config.text_dim),
+    }
+    given = {name: torch.randn(1, *shape, device=device, dtype=module.dtype) for name, shape in shapes.items()}
+    given["timestep"] = torch.full((1,), 500, device=device)
+    activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if on_gpu else [])]
+    with torch.no_grad(), torch.profiler.profile(activities=activities) as profile:
+        for _ in range(PASSES):
+            module(**given, return_dict=False)
+        wait(device)
+    rows = []
+    for event in profile.key_averages():
+        seconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if (event.device_type.name == "CUDA") == on_gpu and event.key not in _NO_KERNELS:
+            rows.append((seconds / 1e3 / PASSES, event.count // PASSES, event.key))
+    rows.sort(reverse=True)
+    sums = dict.fromkeys(("attention", "products", "other"), 0.0)
+    for milliseconds, _count, name in rows:
+        sums[next((kind for kind, marks in _KINDS.items() if any(mark in name for mark in marks)), "other")] += milliseconds
+    head = f"{variant}, ms a pass: " + ", ".join(f"{kind} {milliseconds:.2f}" for kind, milliseconds in sums.items())
+    return "\n".join([head, *(f"{milliseconds:9.3f} {count:5d}  {name[:150]}" for milliseconds, count, name in rows[:ROWS])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How to run `exact`'s passes."""
+
+    name: str
+    beside: frozenset[str] = frozenset()
+    """What it has beside what it has in jobs: ``norms``, ``pairs``."""
+    options: dict[str, Any] | None = None
+    """Of torch.compile."""
+
+
+WAYS = (
+    Way(name="as it is"),
+    Way(name="norms in kernels", beside=frozenset({"norms"})),
+    Way(name="both passes as one", beside=frozenset({"pairs"})),
+    Way(name="norms in kernels, both passes as one", beside=frozenset({"norms", "pairs"})),
+    Way(name="as it is, again"),
+    Way(name="compiled, of two kinds of reduction the faster", options={"triton.multi_kernel": 1}),
+    Way(name="compiled, tuned", options={"coordinate_descent_tuning": True}),
+)
+
+
+def passes(subject: Subject, case: Case) -> list[dict[str, Any]]:
+    """Return a row for each way: seconds of its steps, memory, and how far its latents are from the first way's.
+
+    Each is warmed up, so that the GPU is as hot as at work. The first way comes twice: what the two differ by is noise.
+    """
+    acceleration, began = subject.model.acceleration, time.perf_counter()
+    compiles_with, rows = acceleration.compiles_with, []
+    expected: Any = None
+    for way in WAYS:
+        row: dict[str, Any] = {"name": way.name}
+        rows.append(row)
+        if time.perf_counter() - began > BUDGET:
+            row["left_out"] = True
+            continue
+        subject.put_in(set(way.beside))
+        acceleration.forget_compiled()
+        acceleration.compiles_with = compiles_with | ({} if way.options is None else {"options": way.options})
+        try:
+            begun = time.perf_counter()
+            subject.run("exact", warmed(case))
+            row["warm_up_seconds"] = round(time.perf_counter() - begun, 1)
+            made = subject.run("exact", replace(case, steps=TIMED_STEPS))
+        except Exception as problem:  # noqa: BLE001  # the others are worth having all the same
+            row["raised"] = f"{type(problem).__name__}: {problem}"[:500]
+            traceback.print_exc()
+            continue
+        finally:
+            print(row, flush=True)
+        expected = made["latents"] if expected is None else expected
+        row |= {
+            "step": round(statistics.median(made["step_seconds"]), 4),
+            "steps": [round(seconds, 4) for seconds in made["step_seconds"]],
+            "stages": made["stages"],
+            "allocated_gib": made["allocated_gib"],
+            "reserved_gib": made["reserved_gib"],
+            "from_the_first": error(made["latents"], expected),
+            "facts": made["facts"],
+        }
+        print(row, flush=True)
+    subject.put_in(set())
+    acceleration.forget_compiled()
+    acceleration.compiles_with = compiles_with
+    return rows
 
 
 def look(subject: Subject, case: Case, out: Path, wanted: set[str]) -> dict[str, Any]:
-    """Answer the questions in ``wanted``: waits, kernels, decoders, handover."""
+    """Answer the questions in ``wanted``: waits, kernels, passes, decoders, handover."""
     found: dict[str, Any] = {}
     if "waits" in wanted:
         found["waits"] = waits(subject, case)
         print("\n".join(["waits of three steps and what is around them:", *found["waits"]]), flush=True)
     if "kernels" in wanted:
         for variant in ("exact", "fast"):
-            (out / f"kernels_{variant}.txt").write_text(kernels(subject, case, variant), encoding="utf-8")
+            table = kernels(subject, case, variant)
+            (out / f"kernels_{variant}.txt").write_text(table, encoding="utf-8")
+            print(table, flush=True)
+    if "passes" in wanted:
+        found["passes"] = passes(subject, case)
     if "decoders" in wanted:
         found["decoders"] = decoders(subject, case)
     if "handover" in wanted:

@@ -169,6 +169,14 @@ class Subject:
         """The transformer's."""
         return self.components.plain.config
 
+    def put_in(self, wanted: set[str]) -> None:
+        """Have the presets run what is not theirs yet: ``norms``, ``pairs`` (see `Acceleration`), and nothing else of it."""
+        if wanted - {"norms", "pairs"}:
+            raise ValueError(f"{', '.join(sorted(wanted))}: norms and pairs can be put in")
+        acceleration = self.model.acceleration
+        acceleration.leave()
+        acceleration.fuses_norms, acceleration.pairs = "norms" in wanted, "pairs" in wanted
+
     def run(self, variant: str, case: Case) -> dict[str, Any]:
         """Make one clip; return what was measured, and its latents under ``latents``."""
         watch = Watch(self.device)

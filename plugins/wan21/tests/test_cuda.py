@@ -4,10 +4,15 @@ Where there is no GPU the same runs on the CPU in bfloat16, but for what CUDA al
 diffusers and pytest (no plugins of pytest, no Redis):
 
     PYTHONPATH=.:plugins/wan21 python3 -m pytest -c /dev/null --rootdir . --import-mode importlib plugins/wan21/tests/test_cuda.py
+
+The kernels' tests run without a GPU, too, in Triton's interpreter: TRITON_INTERPRET=1, with Triton on the path.
 """
 
 from __future__ import annotations
 
+import copy
+import importlib.util
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +36,12 @@ SMALL = replace(TINY, name="small", head_dim=64, ffn_dim=256, text_dim=64)
 """As small as 8-bit instructions and every attention kernel allow: rows of 128."""
 TRAINED = Path(__file__).resolve().parents[2] / "tiny_wan" / "wan_host_tiny_wan" / "model"
 needs_cuda = pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA GPU")
+KERNEL_DTYPE = torch.float32 if DEVICE == "cpu" else torch.bfloat16
+"""Triton's interpreter cuts bfloat16 off where a GPU rounds it."""
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None or (DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1"),
+    reason="needs Triton, and a CUDA GPU or TRITON_INTERPRET=1",
+)
 
 
 @pytest.fixture(scope="module")
@@ -250,20 +261,85 @@ def test_compiled_passes_of_vace_are_near_and_the_same_every_time(
         assert len(graphs._kept) >= len(requests)
 
 
-@needs_cuda
-def test_kernels_compute_what_the_modules_compute():
+def blocks_of_odd_sizes():
+    """Return a transformer of rows that are no power of two, and two different samples for it."""
     from diffusers import WanTransformer3DModel
-    from wan_host_wan21.kernels import Kernels, bias_gelu_round
 
     torch.manual_seed(0)
     shape = {"num_attention_heads": 2, "attention_head_dim": 96, "num_layers": 2, "ffn_dim": 320, "text_dim": 32, "freq_dim": 32}
     model = WanTransformer3DModel(**shape, in_channels=4, out_channels=4, qk_norm="rms_norm_across_heads")
     for block in model.blocks:
-        torch.nn.init.normal_(block.attn1.norm_q.weight)
-        torch.nn.init.normal_(block.attn1.norm_k.weight)
-    model = model.to(DEVICE, torch.bfloat16).eval().requires_grad_(requires_grad=False)
+        for norm in (block.attn1.norm_q, block.attn1.norm_k, block.norm2):
+            torch.nn.init.normal_(norm.weight)
+    model = model.to(DEVICE, KERNEL_DTYPE).eval().requires_grad_(requires_grad=False)
     inputs = (torch.randn(2, 4, 3, 8, 8), torch.tensor([500, 20]), torch.randn(2, 7, 32))
-    inputs = tuple(value.to(DEVICE, torch.bfloat16) for value in inputs)
+    return model, tuple(value.to(DEVICE, KERNEL_DTYPE) for value in inputs)
+
+
+@needs_triton
+@pytest.mark.parametrize("compiled", [False, True])
+def test_norms_of_blocks_in_kernels_compute_what_the_modules_compute(compiled):
+    from wan_host_wan21.kernels import Kernels
+
+    model, inputs = blocks_of_odd_sizes()
+    plain = model(*inputs, return_dict=False)[0].float()
+    kernels = Kernels(model.blocks, norms=True)
+    assert all("forward" in vars(block) for block in model.blocks)
+    if compiled:
+        for block in model.blocks:
+            block.compile(backend="eager" if DEVICE == "cpu" else "inductor", fullgraph=True, dynamic=False)
+    made = model(*inputs, return_dict=False)[0].float()
+    assert float((made - plain).norm() / plain.norm()) < (1e-4 if DEVICE == "cpu" else 0.01)
+    kernels.take_out()
+    for block in model.blocks:
+        block._compiled_call_impl = None
+        assert "forward" not in vars(block)
+    assert torch.equal(model(*inputs, return_dict=False)[0].float(), plain), "all of them are out again"
+
+
+@needs_triton
+@pytest.mark.parametrize("channels", [96, 192, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16] if DEVICE != "cpu" else [torch.float32])
+def test_a_norm_and_its_activation_in_one_kernel_compute_what_the_modules_compute(channels, dtype):
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
+    from wan_host_wan21.norms import norm_and_silu
+
+    norm = WanRMS_norm(channels, images=False).to(DEVICE, dtype).requires_grad_(requires_grad=False)
+    torch.nn.init.normal_(norm.gamma)
+    last = {"device": DEVICE, "dtype": dtype, "memory_format": torch.channels_last_3d}
+    x = (torch.randn(1, channels, 3, 7, 5) * 3).to(**last)
+    x[..., 0, 0] = 0  # a pixel without length is no division by zero
+    made = torch.full((1, channels, 5, 7, 5), 9.0).to(**last)
+    norm_and_silu(norm, x, made[:, :, 2:])
+    wanted = torch.nn.functional.silu(norm(x)).float()
+    error = (made[:, :, 2:].float() - wanted).abs().max() / wanted.abs().max()
+    assert error < (1e-5 if dtype is torch.float32 else 0.02)
+    assert (made[:, :, :2] == 9).all(), "what is before it is left alone"
+
+
+@needs_triton
+def test_a_decoder_with_fused_norms_makes_the_frames_of_one_without(model):
+    from wan_host_wan21.chunks import Walk, decoded, prepared
+    from wan_host_wan21.decoding import channels_last
+    from wan_host_wan21.norms import norm_and_silu
+
+    vae = copy.deepcopy(model.components.vae)
+    channels_last(vae.decoder)
+    with torch.no_grad():
+        latents = prepared(vae, torch.randn(1, 16, 3, 4, 6, device=DEVICE))
+        plain, fused = (
+            torch.cat(list(decoded(Walk(vae.decoder, activate), latents, lambda: None))).float()
+            for activate in (None, norm_and_silu)
+        )
+    assert plain.std() > 0
+    assert float((fused - plain).abs().max()) <= 1
+
+
+@needs_cuda
+def test_kernels_compute_what_the_modules_compute():
+    from wan_host_wan21.kernels import Kernels, bias_gelu_round
+
+    model, inputs = blocks_of_odd_sizes()
     plain = model(*inputs, return_dict=False)[0].float()
     model.fuse_qkv_projections()
     kernels = Kernels(model.blocks)

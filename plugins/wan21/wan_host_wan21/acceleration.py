@@ -51,6 +51,9 @@ class Acceleration:
         """What brings the blocks to the device where they do not stay there."""
         self.compiles_with: dict[str, Any] = {"fullgraph": True, "dynamic": False}
         """Options of torch.compile."""
+        self.fuses_norms = self.pairs = False
+        """What ``benchmarks/gpu --look passes`` tries and nobody has measured yet: kernels of the plugin's own for the blocks'
+        norms, and the two passes of guidance as one over two samples."""
         if self.compiles:
             _keep_compiled(settings)
 
@@ -83,6 +86,8 @@ class Acceleration:
         if compiles and still and not adapters:
             self._fuse()
             self._facts["fused"] = True
+            if self.pairs:
+                self._facts["paired"] = True
         if rounds:
             self._layers = fp8.Fp8Layers(self._blocks())
             self._layers.put_in()
@@ -91,8 +96,10 @@ class Acceleration:
             if still and self._has_kernels():
                 from wan_host_wan21.kernels import Kernels
 
-                self._kernels = Kernels(self._blocks())
+                self._kernels = Kernels(self._blocks(), norms=self.fuses_norms)
                 self._facts["kernels"] = True
+                if self.fuses_norms:
+                    self._facts["kernel_norms"] = True
             self._compile()
             self._facts["compiled"] = True
         if self._device.type == "cuda" and still:
@@ -119,10 +126,16 @@ class Acceleration:
             attention.use(self._components.transformer, attention.NATIVE)
         self._entered, self._facts = None, {}
 
-    def begin(self, schedule: Schedule, *, done: int) -> None:
-        """Begin a clip of which ``done`` steps are made already."""
-        if not all((*schedule.computed, *schedule.guided)) or self.cache.graphs is not None:
-            self.cache.begin(schedule, done=done)
+    def forget_compiled(self) -> None:
+        """Compile anew what is compiled next, by other options perhaps. Only where nothing is put in."""
+        self._compiled.clear()
+        torch.compiler.reset()
+
+    def begin(self, schedule: Schedule, *, done: int, negative: torch.Tensor | None = None) -> None:
+        """Begin a clip of which ``done`` steps are made already, guided by the embedding ``negative`` or not at all."""
+        paired = negative if "paired" in self._facts else None
+        if not all((*schedule.computed, *schedule.guided)) or self.cache.graphs is not None or paired is not None:
+            self.cache.begin(schedule, done=done, negative=paired)
 
     def end(self) -> None:
         """End a job, however it ended."""
@@ -142,13 +155,14 @@ class Acceleration:
 
     def _blank(self, module: Any, size: tuple[int, int, int]) -> dict[str, Any]:
         config, dtype, device = module.config, self._components.transformer.dtype, self._device
+        samples = 2 if "paired" in self._facts else 1
         inputs = {
-            "hidden_states": torch.zeros(1, config.in_channels, *size, dtype=dtype, device=device),
-            "timestep": torch.full((1,), 500, device=device),
-            "encoder_hidden_states": torch.zeros(1, _TEXT_TOKENS, config.text_dim, dtype=dtype, device=device),
+            "hidden_states": torch.zeros(samples, config.in_channels, *size, dtype=dtype, device=device),
+            "timestep": torch.full((samples,), 500, device=device),
+            "encoder_hidden_states": torch.zeros(samples, _TEXT_TOKENS, config.text_dim, dtype=dtype, device=device),
         }
         if "vace_layers" in config:
-            inputs["control_hidden_states"] = torch.zeros(1, config.vace_in_channels, *size, dtype=dtype, device=device)
+            inputs["control_hidden_states"] = torch.zeros(samples, config.vace_in_channels, *size, dtype=dtype, device=device)
         return inputs
 
     def _attention(self, tokens: int) -> str:

@@ -1,8 +1,8 @@
 """Kernels for what a block does between its products and its attention, where a compiler leaves memory traffic behind.
 
 Each computes what the modules that it stands for compute, rounding included where it is cheap: the norm and the rotation of
-queries and keys in one pass over them, the activation in the product's own epilogue, and, for layers in 8 bits, bias,
-activation and rounding in one. They are opaque to torch.compile, so inputs keep their strides.
+queries and keys in one pass over them, the activation in the product's own epilogue, the stream's sum, norm and modulation in
+one, and, for layers in 8 bits, bias, activation and rounding. They are opaque to torch.compile, so inputs keep their strides.
 """
 
 # ruff: noqa: PLR0917, ANN001, ANN202 - kernels take many arguments, of Triton's own types, and the compiler's view of them takes no keywords
@@ -14,7 +14,7 @@ import torch  # noqa: TID253  # this module is imported with a loaded model
 import triton
 import triton.language as tl
 from diffusers.models.attention_dispatch import dispatch_attention_fn  # noqa: TID253  # as above
-from diffusers.models.transformers.transformer_wan import WanAttnProcessor  # noqa: TID253  # as above
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanTransformerBlock  # noqa: TID253  # as above
 
 from wan_host_wan21.fp8 import LARGEST, SMALLEST_SCALE, Fp8Linear, rounded_rows
 
@@ -42,6 +42,33 @@ def _norm_and_rotate(given, weight, cosines, sines, made, row_stride, tokens, ep
     sine = tl.load(sines + angle + 1, mask=known, other=0.0)
     turned = tl.join(even * cosine - odd * sine, even * sine + odd * cosine)
     tl.store(made + row * width + place, tl.reshape(turned, (block,)).to(made.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _add_and_norm(
+    stream, change, gate, factor, shift, summed, normed, gate_stride, factor_stride, shift_stride, tokens, epsilon, width,
+    adds: tl.constexpr, gates: tl.constexpr, modulates: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """One row: the stream with a change added, rounded; then its layer norm, scaled and shifted."""
+    row = tl.program_id(0).to(tl.int64)
+    sample = row // tokens
+    place = tl.arange(0, block)
+    inside = place < width
+    hidden = tl.load(stream + row * width + place, mask=inside, other=0.0).to(tl.float32)
+    if adds:
+        added = tl.load(change + row * width + place, mask=inside, other=0.0).to(tl.float32)
+        if gates:
+            added = added * tl.load(gate + sample * gate_stride + place, mask=inside, other=0.0)
+        hidden = (hidden + added).to(summed.dtype.element_ty)
+        tl.store(summed + row * width + place, hidden, mask=inside)
+        hidden = hidden.to(tl.float32)
+    centred = tl.where(inside, hidden - tl.sum(hidden, axis=0) / width, 0.0)
+    centred = centred * tl.rsqrt(tl.sum(centred * centred, axis=0) / width + epsilon)
+    weight = tl.load(factor + sample * factor_stride + place, mask=inside, other=0.0).to(tl.float32)
+    if modulates:
+        weight += 1.0
+    bias = tl.load(shift + sample * shift_stride + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(normed + row * width + place, (centred * weight + bias).to(normed.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -95,6 +122,77 @@ def norm_and_rotate(
 def _(hidden: Any, weight: Any, epsilon: float, heads: int, cosines: Any, sines: Any) -> torch.Tensor:  # noqa: ARG001  # the names are part of its signature
     batch, tokens, width = hidden.shape
     return hidden.new_empty(batch, tokens, heads, width // heads)
+
+
+@torch.library.custom_op("wan_host_wan21::norm_and_modulate", mutates_args=())
+def norm_and_modulate(stream: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Return norm(stream) * (1 + scale) + shift for a stream (batch, tokens, width), rounded as it is.
+
+    ``scale`` and ``shift``: float32 (batch, 1, width), two parts of one modulation.
+    """
+    normed = torch.empty_like(stream, memory_format=torch.contiguous_format)
+    _launch_norm(stream, None, None, scale, shift, None, normed, epsilon, modulates=True)
+    return normed
+
+
+@norm_and_modulate.register_fake
+def _(stream: Any, *_others: Any) -> torch.Tensor:
+    return torch.empty_like(stream, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("wan_host_wan21::add_and_norm", mutates_args=())
+def add_and_norm(
+    stream: torch.Tensor,
+    change: torch.Tensor,
+    gate: torch.Tensor | None,
+    factor: torch.Tensor,
+    shift: torch.Tensor,
+    epsilon: float,
+    modulates: bool,  # noqa: FBT001  # an operator's arguments have no keywords in a compiled graph
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return stream + change * gate, rounded, and its norm * factor + shift; with ``modulates`` it is 1 + factor.
+
+    ``gate``, and with ``modulates`` ``factor`` and ``shift``, are parts of one modulation, float32 (batch, 1, width); without it
+    these two are the norm's own weights (width).
+    """
+    summed, normed = (torch.empty_like(stream, memory_format=torch.contiguous_format) for _ in range(2))
+    _launch_norm(stream, change, gate, factor, shift, summed, normed, epsilon, modulates=modulates)
+    return summed, normed
+
+
+@add_and_norm.register_fake
+def _(stream: Any, *_others: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    summed, normed = (torch.empty_like(stream, memory_format=torch.contiguous_format) for _ in range(2))
+    return summed, normed
+
+
+def _launch_norm(
+    stream: Any, change: Any, gate: Any, factor: Any, shift: Any, summed: Any, normed: Any, epsilon: float, *, modulates: bool
+) -> None:
+    batch, tokens, width = stream.shape
+    for part in (gate, factor, shift):
+        if part is not None and part.stride(-1) != 1:
+            raise ValueError(f"a modulation's numbers must lie one after another, and these have the strides {part.stride()}")
+    block = triton.next_power_of_2(width)
+    with torch.cuda.device_of(stream):
+        _add_and_norm[(batch * tokens,)](
+            stream.contiguous(),
+            None if change is None else change.contiguous(),
+            gate,
+            factor,
+            shift,
+            summed,
+            normed,
+            *(part.stride(0) if part is not None and part.ndim > 1 else 0 for part in (gate, factor, shift)),
+            tokens,
+            epsilon,
+            width,
+            adds=change is not None,
+            gates=gate is not None,
+            modulates=modulates,
+            block=block,
+            num_warps=_warps(block),
+        )
 
 
 @torch.library.custom_op("wan_host_wan21::linear_gelu", mutates_args=())
@@ -151,6 +249,27 @@ class RotatedAttention(WanAttnProcessor):
         return attn.to_out[0](found.flatten(2, 3))
 
 
+class NormedBlock:
+    """What a text-to-video block's forward is, with its sums, norms and modulations in three kernels (transformer_wan.py:469)."""
+
+    def __init__(self, block: Any) -> None:
+        """Compute what ``block`` computes, with its own parts."""
+        self._block = block
+
+    def __call__(
+        self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, temb: torch.Tensor, rotary_emb: Any
+    ) -> Any:
+        """Return the stream (batch, tokens, width) behind the block."""
+        block, stream = self._block, hidden_states
+        shift, scale, gate, late_shift, late_scale, late_gate = (block.scale_shift_table + temb.float()).chunk(6, dim=1)
+        normed = norm_and_modulate(stream, scale, shift, block.norm1.eps)
+        change = block.attn1(normed, None, None, rotary_emb)
+        stream, normed = add_and_norm(stream, change, gate, block.norm2.weight, block.norm2.bias, block.norm2.eps, False)
+        change = block.attn2(normed, encoder_hidden_states, None, None)
+        stream, normed = add_and_norm(stream, change, None, late_scale, late_shift, block.norm3.eps, True)
+        return (stream.float() + block.ffn(normed).float() * late_gate).type_as(stream)
+
+
 class ActiveLinear(torch.nn.Module):
     """diffusers' GELU module (a linear layer and its activation), with the activation in the product's epilogue."""
 
@@ -184,10 +303,17 @@ class RoundedFeedForward(torch.nn.Module):
 class Kernels:
     """These kernels in some blocks, and what they stand in for."""
 
-    def __init__(self, blocks: Iterable[Any]) -> None:
-        """Put them in where they fit: attention over fused projections, and feed-forwards with the tanh form of GELU."""
+    def __init__(self, blocks: Iterable[Any], *, norms: bool = False) -> None:
+        """Put them in where they fit: attention over fused projections, and feed-forwards with the tanh form of GELU.
+
+        With ``norms`` the norms of text-to-video blocks, too.
+        """
         self._replaced: list[tuple[Any, str, Any]] = []
+        self._normed: list[Any] = []
         for block in blocks:
+            if norms and type(block) is WanTransformerBlock and getattr(block.norm2, "weight", None) is not None:
+                block.forward = NormedBlock(block)
+                self._normed.append(block)
             self._swap(block.attn1, "processor", RotatedAttention())
             layers = block.ffn.net
             if layers[0].approximate != "tanh" or layers[0].proj.bias is None:
@@ -201,7 +327,9 @@ class Kernels:
         """Put back what was there."""
         for owner, name, original in reversed(self._replaced):
             setattr(owner, name, original)
-        self._replaced = []
+        for block in self._normed:
+            del block.forward
+        self._replaced, self._normed = [], []
 
     def _swap(self, owner: Any, name: str, replacement: Any) -> None:
         self._replaced.append((owner, name, getattr(owner, name)))
