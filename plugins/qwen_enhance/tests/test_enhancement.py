@@ -9,9 +9,8 @@ from wan_host_qwen_enhance.settings import read_settings
 from wan_host import EnhanceRequest, JobCancelled
 
 PROMPT = "an old fisherman mends a net"
-GOOD = "An old fisherman mends a net on the pier, his hands moving in a steady rhythm while the camera slowly moves in."
-ADDED = "The camera stands still, and warm evening light falls on his hands."
-POOR = "A young woman reads a book."
+GOOD = "He sits on the pier, his hands moving in a steady rhythm while the camera slowly moves in."
+POOR = "The fisherman mends a net."
 
 
 @dataclass
@@ -21,7 +20,6 @@ class Script:
     drafts: list[str | Exception]
     source: str = "scripted"
     name: str = "scripted"
-    chat: bool = True
     context_length: int = 1000
     asked: list[str] = field(default_factory=list)
     samplings: list[object] = field(default_factory=list)
@@ -30,8 +28,8 @@ class Script:
     def count(self, text):
         return len(text.split())
 
-    def text_for(self, instruction, prompt):
-        return f"[{instruction.system[:20]}] {prompt} >"
+    def text_for(self, instruction, prompt, opening):
+        return f"[{instruction.system[:20]}] {prompt} > {opening}"
 
     def write(self, text, sampling, context, *, deadline):
         self.asked.append(text)
@@ -56,34 +54,67 @@ def enhance(recorder, monkeypatch) -> Callable:
     return call
 
 
-def test_a_good_first_answer_is_used_and_named_by_its_model(enhance):
+def test_a_good_first_answer_stands_after_the_prompt_and_is_named_by_its_model(enhance):
     script = Script([GOOD])
     result = enhance(script)
-    assert (result.prompt, result.source, result.reason) == (GOOD, "scripted", "")
+    assert (result.prompt, result.source, result.reason) == (f"An old fisherman mends a net. {GOOD}", "scripted", "")
     assert len(script.asked) == 1
 
 
-def test_the_retry_begins_the_answer_with_the_prompt(enhance):
-    script = Script([POOR, ADDED])
-    result = enhance(script)
-    assert result.prompt == f"An old fisherman mends a net. {ADDED}"
+def test_the_answer_is_begun_with_the_prompt(enhance):
+    script = Script([GOOD])
+    enhance(script)
+    assert script.asked[0].endswith("> An old fisherman mends a net.")
+    script = Script([GOOD])
+    enhance(script, "fisherman, net,")
+    assert script.asked[0].endswith("> Fisherman, net.")
+
+
+def test_a_chinese_prompt_ends_with_its_own_full_stop(enhance):
+    written = "它在雪地里慢慢地走,镜头静静地跟着它,柔和的光落在它的毛上。"
+    assert enhance(Script([written]), "一只猫").prompt == f"一只猫。 {written}"
+
+
+def test_only_the_sentences_that_fit_the_prompt_are_added(enhance):
+    result = enhance(Script([f"{GOOD} A small boat appears behind him. You see him smile."]))
+    assert result.prompt == f"An old fisherman mends a net. {GOOD}"
+
+
+def test_a_prompt_never_loses_a_word(enhance):
+    prompt = "two friends, Amelie and Jo, meet under a yellow umbrella (35mm, f/1.8), while it's raining"
+    result = enhance(Script(["Soft light falls through the leaves while the camera follows them slowly."]), prompt)
     assert result.source == "scripted"
-    assert script.asked[1] == f"{script.asked[0]}An old fisherman mends a net."
+    assert result.prompt.startswith(f"T{prompt[1:]}. ")
 
 
-def test_a_base_model_s_retry_goes_on_after_a_space(enhance):
-    script = Script([POOR, ADDED], chat=False)
-    enhance(script, "a fisherman!")
-    assert script.asked[1] == f"{script.asked[0]} A fisherman!"
+def test_the_retry_draws_other_words(enhance):
+    script = Script([POOR, GOOD])
+    result = enhance(script)
+    assert (result.prompt, result.source) == (f"An old fisherman mends a net. {GOOD}", "scripted")
+    assert script.asked[0] == script.asked[1]
+    first, second = script.samplings
+    assert (first.temperature, second.temperature) == (0, 0.7)
+    assert first.seed != second.seed
+
+
+def test_the_retry_is_no_cooler_than_the_setting(enhance):
+    script = Script([POOR, GOOD])
+    enhance(script, temperature="1.1")
+    assert [sampling.temperature for sampling in script.samplings] == [1.1, 1.1]
 
 
 def test_where_both_are_no_good_the_prompt_stays_as_it_was_and_the_reasons_are_given(enhance):
     prompt = "an old  fisherman\nmends a net"
     result = enhance(Script([POOR, ""]), prompt)
     assert (result.prompt, result.source) == (prompt, "none")
-    assert result.reason == (
-        "scripted wrote nothing usable: it lost old, fisherman, mends, net; in the retry: it is the prompt unchanged"
-    )
+    assert result.reason == "scripted wrote nothing usable: it adds next to nothing; in the retry: it is empty"
+
+
+def test_a_prompt_that_leaves_no_room_is_left_alone(enhance):
+    prompt = " ".join(f"word{index}" for index in range(30))
+    result = enhance(Script([]), prompt, max_tokens=50)
+    assert (result.prompt, result.source) == (prompt, "none")
+    assert result.reason == "the prompt fills the 50 tokens that the video model reads: 10 are left to write"
 
 
 def test_a_refusal_is_seen_although_its_sentence_is_taken_off(enhance):
@@ -101,7 +132,7 @@ def test_a_result_beyond_the_video_model_s_limit_is_rejected(enhance):
 def test_the_model_is_never_asked_for_more_tokens_than_the_limit(enhance):
     script = Script([GOOD])
     enhance(script, max_tokens=100)
-    assert script.samplings[0].max_new_tokens == 80
+    assert script.samplings[0].max_new_tokens == 74  # less the prompt's six
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n"])
@@ -112,7 +143,7 @@ def test_an_empty_prompt_is_left_alone(enhance, prompt):
 
 def test_a_prompt_that_does_not_fit_the_model_s_context_is_left_alone(enhance):
     prompt = "fish " * 600
-    result = enhance(Script([]), prompt)
+    result = enhance(Script([]), prompt, max_tokens=4096)
     assert (result.prompt, result.source) == (prompt, "none")
     assert "too long for scripted" in result.reason
 

@@ -34,12 +34,14 @@ def test_a_base_model_goes_on_where_the_enhanced_prompt_would_stand():
 def test_the_instructions_that_come_along_have_examples(media):
     instruction = read_instruction(media, read_settings())
     assert len(instruction.examples) == 2
+    for short, enhanced in instruction.examples:
+        assert enhanced[1:].startswith(f"{short[1:]}. ")
     assert "light" in instruction.system
 
 
 def test_only_the_video_instruction_asks_for_motion_and_a_camera():
     video, image = (read_instruction(media, read_settings()) for media in ("video", "image"))
-    assert "Begin with the motion" in video.system
+    assert "how the motion goes on" in video.system
     assert "camera" in video.system
     assert "consistent in time" in video.system
     assert "camera" not in image.system

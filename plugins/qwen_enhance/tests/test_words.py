@@ -1,5 +1,5 @@
 import pytest
-from wan_host_qwen_enhance.words import coloured, content_words, stem, stems, words
+from wan_host_qwen_enhance.words import coloured, content_words, motions, stem, words
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,18 @@ def test_scripts_without_spaces_are_read_by_character():
     assert words("红色的猫 runs") == ["红", "色", "的", "猫", "runs"]
 
 
-def test_hyphenated_words_are_found_by_their_parts():
-    assert {stem("neon"), stem("lit")} <= stems("a neon-lit street")
-
-
 def test_colours_are_read_with_their_things():
     assert coloured("A red circle on a blue background, red and white") == {stem("circle"): {"red"}, stem("background"): {"blue"}}
+
+
+def test_motions_have_one_name_in_all_their_forms():
+    assert motions("moving rightwards, upward, then growing") == {"move", "right", "up", "grow"}
+    assert motions("it expands, spins and is motionless") == {"grow", "rotate", "still"}
+
+
+def test_a_way_from_one_side_to_another_is_the_other():
+    assert motions("from left to right") == motions("From the left towards the right") == {"right"}
+
+
+def test_gray_is_written_in_two_ways():
+    assert words("Grey and gray") == ["gray", "and", "gray"]

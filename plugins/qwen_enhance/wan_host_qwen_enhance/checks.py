@@ -1,4 +1,4 @@
-"""Is what the model wrote an enhancement? ``tidy`` takes off what surrounds it, ``objection`` says what speaks against it.
+"""Is what the model wrote an enhancement? ``additions`` takes off what does not fit, ``objection`` judges the rest.
 
 Every rule here turns away texts that a small model really wrote. A rule that is in doubt rejects: the prompt of the job is
 always there to fall back on.
@@ -8,25 +8,37 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 from wan_host_qwen_enhance.instruction import ENHANCED, PROMPT, Instruction
-from wan_host_qwen_enhance.words import COLOURS, HUES, NUMBERS, OPPOSITES, UNSPACED, coloured, content_words, stem, stems, words
+from wan_host_qwen_enhance.words import (
+    COLOURS,
+    METALS,
+    MOVE,
+    NUMBERS,
+    STILL,
+    UNSPACED,
+    coloured,
+    content_words,
+    motions,
+    stem,
+    stems,
+    words,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KEPT_SHARE = 0.8
-"""So many of the prompt's words that carry meaning must stand in the result; colours and numbers must all."""
 LEAST_ADDED = 5
-"""So many words more than the prompt, unless that is long already: then a rewriting may be as long."""
-LONG_PROMPT = 60
+"""So many words at least, else the prompt may as well stay as it is."""
 ECHO_SHARE = 0.3
 REPEATED_SHARE = 0.2
 LIMIT_MARGIN = 0.8
 """Tokens are counted with the enhancer's tokenizer, the limit is that of the video model's own: this is the room between them."""
 _RUN = 4
+_LONG = 3
+"""Runs of a sentence that says more than ``The camera is static.``"""
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffd]")
 _SENTENCE = re.compile(r"[^.!?。！？]+[.!?。！？]+[\"'”’)]*|[^.!?。！？]+$")  # noqa: RUF001  # sentence ends of Chinese and Japanese
 _END = re.compile(r"[.!?。！？][\"'”’)]*$")  # noqa: RUF001  # as above
@@ -44,6 +56,13 @@ _REFUSAL = re.compile(
 )
 _VOICE = re.compile(r"[\"“”]|\b(?:I|[Mm]e|[Mm]y|[Yy]ou|[Yy]ours?|[Yy]ourself)\b")
 """Speech, and stories told by or to somebody: a small model drifts into them after a few sentences."""
+_ABSENT = re.compile(r"\b(?:not?|never|none|nothing|nobody|neither|without|cannot|invisible)\b|n['’]t\b", re.IGNORECASE)  # noqa: RUF001  # as it is written
+"""A video model reads words, not denials: ``no other dogs`` gives dogs."""
+_COMPARED = re.compile(r"\b(?:as (?:if|though)|(?:looks?|seems?|feels?) like|like an?|resembl\w+|reminds?)\b", re.IGNORECASE)
+"""What something is compared with is drawn as well."""
+_CHANGING = frozenset(map(stem, ("appear", "disappear", "vanish", "emerge", "become", "transform", "change", "morph")))
+"""In a clip of a few seconds everything is there from the first frame to the last, unless the prompt says otherwise."""
+_SIZE_KEPT = re.compile(r"\b(?:keeps?|stays?|remains?|same|unchanged|constant)\b", re.IGNORECASE)
 _ADDRESS = re.compile(
     r"\b(?:this (?:prompt|instruction|paragraph|rewrit\w+)|the (?:prompt|instruction)s? (?:is|are|asks?|says?)|let me know"
     r"|i (?:hope|think|have|would|will)\b|hope this|rewrit(?:e|ten) (?:the|this)|text-to-(?:video|image))",
@@ -51,8 +70,8 @@ _ADDRESS = re.compile(
 )
 
 
-def tidy(text: str, prompt: str, *, finished: bool) -> str:
-    """Return the paragraph itself: without labels, quotes and markup, without sentences that repeat, contradict or speak.
+def additions(text: str, prompt: str, instruction: Instruction, *, finished: bool) -> str:
+    """Return what a text adds to the prompt: without labels, quotes and markup, and only the sentences that fit.
 
     Where the model was stopped, the sentence that it was at is left out.
     """
@@ -61,33 +80,56 @@ def tidy(text: str, prompt: str, *, finished: bool) -> str:
     text = _LABEL.sub("", text.replace("**", "").strip()).strip()
     if len(text) > 1 and text[0] in "\"'“" and text[-1] in "\"'”":
         text = text[1:-1].strip()
-    sentences = [sentence.strip() for sentence in _SENTENCE.findall(text)]
+    sentences = [sentence.strip(" ,;:") for sentence in _SENTENCE.findall(text)]
     if not finished and sentences and not _END.search(sentences[-1]):
         sentences.pop()
-    return " ".join(_fitting(list(dict.fromkeys(sentences)), prompt))
+    sentences = [each[0].upper() + each[1:] for each in sentences if each]
+    return " ".join(each for each in dict.fromkeys(sentences) if misfit(each, prompt, instruction) is None)
 
 
-def _fitting(sentences: list[str], prompt: str) -> Iterator[str]:
-    """Yield the sentences that stay with the prompt. One that names hues has said which: those after the first add no others."""
-    hues, speaks = HUES & set(words(prompt)), _VOICE.search(prompt)
-    for index, sentence in enumerate(sentences):
-        strange = index and hues and (HUES - hues) & set(words(sentence))
-        if not strange and contradiction(sentence, prompt) is None and (speaks or not _VOICE.search(sentence)):
-            yield sentence
+def misfit(sentence: str, prompt: str, instruction: Instruction) -> str | None:
+    """Return why a sentence must not stand after the prompt, or None."""
+    return next(chain(_contradictions(sentence, prompt), _strangers(sentence, prompt, instruction)), None)
 
 
-def contradiction(text: str, prompt: str) -> str | None:
-    """Return the word by which a text says the opposite of the prompt: another direction, or another colour of the same thing."""
-    asked, said = ({found.removesuffix("ward") for found in stems(each)} for each in (prompt, text))
-    for word in asked & OPPOSITES.keys():
-        if OPPOSITES[word] in said - asked and word not in said:
-            return OPPOSITES[word]
+def _contradictions(sentence: str, prompt: str) -> Iterator[str]:
+    """Yield where a sentence says something else than the prompt: another motion or direction, or another colour of a thing."""
+    asked, said = motions(prompt), motions(sentence)
+    if asked - {MOVE}:
+        yield from (f"the motion {way}" for way in sorted(said - asked - {STILL, MOVE}))
+    if asked == {STILL} and MOVE in said:
+        yield "that it moves"
+    if asked - {STILL} and STILL in said - asked:
+        yield "that it is still"  # of the camera or the background as well: the subject is what a video model takes it for
+    if asked & {"grow", "shrink"} and "siz" in stems(sentence) and _SIZE_KEPT.search(sentence):
+        yield "that the size stays"
     wanted = coloured(prompt)
-    for thing, colours in coloured(text).items():
-        other = colours - wanted.get(thing, colours)
-        if other:
-            return f"{min(other)} {thing}"
-    return None
+    for thing, colours in coloured(sentence).items():
+        for colour in sorted(colours - wanted.get(thing, colours)):
+            yield f"the {colour} {thing}"
+
+
+def _strangers(sentence: str, prompt: str, instruction: Instruction) -> Iterator[str]:
+    """Yield what a sentence brings in that the prompt did not ask for: colours beside its own, numbers, changes."""
+    named, there = set(words(prompt)), set(words(sentence))
+    if named & COLOURS:  # who names colours has said which
+        yield from (f"the colour {word}" for word in sorted((there & COLOURS) - METALS - named))
+    yield from (f"the number {word}" for word in sorted(there - named) if word in NUMBERS or word.isdigit())
+    if _VOICE.search(sentence) and not _VOICE.search(prompt):
+        yield "a voice"
+    if stems(sentence) & _CHANGING - stems(prompt):
+        yield "a change"
+    if _ABSENT.search(sentence):
+        yield "what is absent"
+    if _COMPARED.search(sentence):
+        yield "a comparison"
+    pairs = _pairs(sentence) - _pairs(prompt)
+    if any(pairs & _pairs(short) for short, _ in instruction.examples):
+        yield "an example's subject"
+    runs = _runs(sentence)
+    told = set(_runs(instruction.text)) - set(_runs(prompt))
+    if len(runs) >= _LONG and sum(run in told for run in runs) > len(runs) / 2:
+        yield "a copy of the instruction"
 
 
 def refuses(text: str, prompt: str) -> bool:
@@ -96,7 +138,7 @@ def refuses(text: str, prompt: str) -> bool:
 
 
 def objection(text: str, prompt: str, instruction: Instruction) -> str | None:
-    """Return what speaks against using ``text`` in place of ``prompt``, or None."""
+    """Return what speaks against writing ``text`` after ``prompt``, or None."""
     return next(chain(_faults(text, prompt), _shortcomings(text, prompt, instruction)), None)
 
 
@@ -115,30 +157,14 @@ def _faults(text: str, prompt: str) -> Iterator[str]:
 
 
 def _shortcomings(text: str, prompt: str, instruction: Instruction) -> Iterator[str]:
-    """Yield why this description does not stand for the prompt."""
-    if _plain(text) == _plain(prompt):
-        yield "it is the prompt unchanged"
+    """Yield why this adds nothing to the prompt."""
     if _echoes(text, prompt, instruction):
         yield "it repeats the instruction"
-    if _repeats(text):
+    if _repeats(f"{prompt}. {text}"):
         yield "it repeats itself"
-    lost = lost_words(text, prompt)
-    if lost:
-        yield f"it lost {', '.join(lost)}"
-    asked, said = len(words(prompt)), len(words(text))
-    if asked < LONG_PROMPT and said < asked + LEAST_ADDED:
+    known = stems(prompt)
+    if sum(stem(word) not in known for word in words(text)) < LEAST_ADDED:
         yield "it adds next to nothing"
-
-
-def lost_words(text: str, prompt: str) -> list[str]:
-    """Return the prompt's words that the text should have kept; empty where it kept enough."""
-    there = stems(text)
-    asked = content_words(prompt)
-    lost = [word for word in asked if not _kept(word, there)]
-    must = [word for word in lost if word in COLOURS or word in NUMBERS or word.isdigit() or _is_name(word, prompt)]
-    if must:
-        return must
-    return lost if len(asked) - len(lost) < KEPT_SHARE * len(asked) else []
 
 
 def token_limit(max_tokens: int) -> int:
@@ -146,25 +172,15 @@ def token_limit(max_tokens: int) -> int:
     return int(max_tokens * LIMIT_MARGIN)
 
 
-def _kept(word: str, there: set[str]) -> bool:
-    if stem(word) in there:
-        return True
-    parts = [part for part in word.split("-") if part]
-    return len(parts) > 1 and all(stem(part) in there for part in parts)
-
-
-def _is_name(word: str, prompt: str) -> bool:
-    """Whether a word is written with a capital inside a sentence."""
-    return re.search(rf"[a-z,;] {re.escape(word.capitalize())}\b", prompt) is not None
-
-
-def _plain(text: str) -> str:
-    return " ".join(words(text))
-
-
 def _runs(text: str) -> list[tuple[str, ...]]:
     found = words(text)
     return list(zip(*(found[shift:] for shift in range(_RUN)), strict=False))
+
+
+def _pairs(text: str) -> set[tuple[str, str]]:
+    """Return the neighbouring words that both carry meaning: ``a white square``."""
+    meant = set(content_words(text))
+    return {pair for pair in pairwise(words(text)) if meant.issuperset(pair)}
 
 
 def _echoes(text: str, prompt: str, instruction: Instruction) -> bool:

@@ -1,6 +1,6 @@
 """From a prompt to the text that is used: one attempt, one retry, and the prompt itself where both are no good.
 
-The retry differs in kind: the model's answer is begun for it with the prompt, word for word, so that it can only add.
+The model's answer is begun for it with the prompt, word for word: whatever it writes can only add. The retry draws its words.
 """
 
 from __future__ import annotations
@@ -9,28 +9,38 @@ import logging
 import time
 import zlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from wan_host import Enhancement
-from wan_host_qwen_enhance.checks import objection, refuses, tidy, token_limit
+from wan_host_qwen_enhance.checks import additions, objection, refuses, token_limit
 from wan_host_qwen_enhance.instruction import Instruction, read_instruction
 from wan_host_qwen_enhance.model import OutOfTime, Sampling
+from wan_host_qwen_enhance.words import UNSPACED
 
 if TYPE_CHECKING:
     from wan_host import EnhanceRequest, LaneContext
     from wan_host_qwen_enhance.model import LanguageModel
     from wan_host_qwen_enhance.settings import EnhanceSettings
 
+RETRY_TEMPERATURE = 0.7
+"""At least: the likeliest words would be the same again."""
+LEAST_ROOM = 16
+"""Tokens of the shortest sentence that is worth a model's time."""
+
 _log = logging.getLogger("wan_host_qwen_enhance")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
-    """One prompt: ``text`` is all that the model is given, ``limit`` its own tokens that the result may have."""
+    """One prompt: ``opening`` is the answer's first sentence, and ``text`` all that the model is given, that sentence included.
+
+    ``limit``: how many of the model's own tokens the result may have.
+    """
 
     prompt: str
     instruction: Instruction
+    opening: str
     text: str
     limit: int
     sampling: Sampling
@@ -71,13 +81,18 @@ class Enhancer:
         if not prompt:
             return Enhancement(prompt=original, source="none", reason="the prompt is empty")
         task = self._task(prompt, instruction, max_tokens)
-        needed = self._model.count(task.text) + self._model.count(prompt) + task.sampling.max_new_tokens
+        room = task.sampling.max_new_tokens
+        if room < LEAST_ROOM:
+            reason = f"the prompt fills the {max_tokens} tokens that the video model reads: {max(room, 0)} are left to write"
+            return Enhancement(prompt=original, source="none", reason=reason)
+        needed = self._model.count(task.text) + room
         if needed > self._model.context_length:
             reason = f"the prompt is too long for {self._model.name}: {needed} tokens, it reads {self._model.context_length}"
             return Enhancement(prompt=original, source="none", reason=reason)
+        again = replace(task.sampling, temperature=max(task.sampling.temperature, RETRY_TEMPERATURE), seed=task.sampling.seed + 1)
         problems = []
-        for opening in ("", _sentence(prompt)):
-            text, problem = self._attempt(task, opening, context)
+        for sampling in (task.sampling, again):
+            text, problem = self._attempt(task, sampling, context)
             if problem is None:
                 return Enhancement(prompt=text, source=self._model.source)
             problems.append(problem)
@@ -86,28 +101,29 @@ class Enhancer:
         return Enhancement(prompt=original, source="none", reason=reason)
 
     def _task(self, prompt: str, instruction: Instruction, max_tokens: int) -> _Task:
-        settings, limit = self._settings, token_limit(max_tokens)
+        settings, limit, opening = self._settings, token_limit(max_tokens), _sentence(prompt)
         return _Task(
             prompt=prompt,
             instruction=instruction,
-            text=self._model.text_for(instruction, prompt),
+            opening=opening,
+            text=self._model.text_for(instruction, prompt, opening),
             limit=limit,
             sampling=Sampling(
                 temperature=settings.temperature,
                 repetition_penalty=settings.repetition_penalty,
-                max_new_tokens=min(settings.max_new_tokens, limit),
+                max_new_tokens=min(settings.max_new_tokens, limit - self._model.count(opening)),
                 seed=zlib.crc32(prompt.encode()),
             ),
             deadline=time.monotonic() + settings.timeout,
         )
 
-    def _attempt(self, task: _Task, opening: str, context: LaneContext) -> tuple[str, str | None]:
-        """Return what the model wrote after ``opening``, tidied, and what speaks against it."""
-        begun = task.text if not opening else f"{task.text}{'' if self._model.chat else ' '}{opening}"
-        draft = self._model.write(begun, task.sampling, context, deadline=task.deadline)
-        text = tidy(f"{opening} {draft.text}", task.prompt, finished=draft.finished)
-        # asked of the draft as it came: tidying takes off the sentence in which a model speaks of itself
-        problem = "it is a refusal" if refuses(draft.text, task.prompt) else objection(text, task.prompt, task.instruction)
+    def _attempt(self, task: _Task, sampling: Sampling, context: LaneContext) -> tuple[str, str | None]:
+        """Return the prompt with what the model added to it, and what speaks against it."""
+        draft = self._model.write(task.text, sampling, context, deadline=task.deadline)
+        added = additions(draft.text, task.prompt, task.instruction, finished=draft.finished)
+        text = f"{task.opening} {added}"
+        # asked of the draft as it came: the sentence in which a model speaks of itself may have been taken off
+        problem = "it is a refusal" if refuses(draft.text, task.prompt) else objection(added, task.prompt, task.instruction)
         if problem is None and (tokens := self._model.count(text)) > task.limit:
             problem = f"it has {tokens} tokens, {task.limit} are allowed"
         return text, problem
@@ -115,5 +131,6 @@ class Enhancer:
 
 def _sentence(prompt: str) -> str:
     """Return the prompt as the first sentence of a paragraph."""
-    ended = prompt if prompt[-1] in ".!?\u3002\uff01\uff1f" else f"{prompt.rstrip(',;: ')}."
-    return ended[0].upper() + ended[1:]
+    if prompt[-1] not in ".!?\u3002\uff01\uff1f":
+        prompt = prompt.rstrip(",;: ") + ("\u3002" if UNSPACED.search(prompt[-1]) else ".")
+    return prompt[0].upper() + prompt[1:]

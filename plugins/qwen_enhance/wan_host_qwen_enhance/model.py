@@ -70,22 +70,31 @@ class LanguageModel:
         """How many tokens the model reads and writes at most."""
         return int(getattr(self.weights.config, "max_position_embeddings", 0) or sys.maxsize)
 
-    def text_for(self, instruction: Instruction, prompt: str) -> str:
-        """Return the whole text that the model is given; special tokens in ``prompt`` lose their meaning."""
-        added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        for token in added.union(self.tokenizer.all_special_tokens):
-            prompt = prompt.replace(token, " ")
-        prompt = " ".join(prompt.split())
+    def text_for(self, instruction: Instruction, prompt: str, opening: str) -> str:
+        """Return the whole text that the model is given, its answer begun with ``opening``.
+
+        Special tokens in both lose their meaning.
+        """
+        prompt, opening = self._plain(prompt), self._plain(opening)
         if not self.chat:
-            return instruction.completion(prompt)
+            return f"{instruction.completion(prompt)} {opening}"
         messages = instruction.messages(prompt)
         try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            return f"{self._asked(messages)}{opening}"
         except Exception as error:  # templates are programs of the model's maker; some refuse system turns
             if "system" not in str(error).lower():
                 raise
         first = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
-        return str(self.tokenizer.apply_chat_template([first, *messages[2:]], tokenize=False, add_generation_prompt=True))
+        return f"{self._asked([first, *messages[2:]])}{opening}"
+
+    def _asked(self, messages: list[dict[str, str]]) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def _plain(self, text: str) -> str:
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        for token in added.union(self.tokenizer.all_special_tokens):
+            text = text.replace(token, " ")
+        return " ".join(text.split())
 
     def write(self, text: str, sampling: Sampling, context: LaneContext, *, deadline: float) -> Draft:
         """Go on with ``text``. Every token is a heartbeat; raises OutOfTime after ``deadline`` of the monotonic clock."""

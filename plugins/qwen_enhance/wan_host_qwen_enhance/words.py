@@ -1,4 +1,4 @@
-"""Words of a prompt: which of them carry meaning, and whether a text still has them. Made for English, fair to the rest."""
+"""Words of a text: their stems, their colours, and the motions that they name. Made for English, fair to the rest."""
 
 from __future__ import annotations
 
@@ -10,19 +10,10 @@ def _listed(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-HUES = _listed("red orange yellow green cyan turquoise blue purple violet pink")
-COLOURS = HUES | _listed("black white gray grey brown gold golden silver beige")
+METALS = _listed("gold golden silver")
+"""Colours of light and of things as well: they may come with any prompt."""
+COLOURS = METALS | _listed("red orange yellow green cyan turquoise blue purple violet pink black white gray brown beige")
 NUMBERS = _listed("two three four five six seven eight nine ten eleven twelve dozen hundred thousand")
-_PAIRS = (
-    ("left", "right"),
-    ("leftward", "rightward"),
-    ("up", "down"),
-    ("upward", "downward"),
-    ("grow", "shrink"),
-    ("day", "night"),
-)
-OPPOSITES = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
-"""Stems that contradict each other; those of ``leftwards`` and ``upward`` are cut to these."""
 _EMPTY = _listed(
     """a an the this that these those some any each every its it his her their my your our and or but nor with without within
     while as is are was were be been being has have had does do did of on in at to from into onto over under above below by
@@ -42,7 +33,7 @@ def words(text: str) -> list[str]:
     found: list[str] = []
     for word in _WORD.findall(text.lower()):
         found += UNSPACED.findall(word) if UNSPACED.search(word) else [word]
-    return found
+    return ["gray" if word == "grey" else word for word in found]
 
 
 def content_words(text: str) -> list[str]:
@@ -63,9 +54,32 @@ def stem(word: str) -> str:
 
 
 def stems(text: str) -> set[str]:
-    """Return the stems of all words of a text, and of the parts of those with hyphens."""
-    found = words(text)
-    return {stem(word) for word in found} | {stem(part) for word in found for part in word.split("-")}
+    """Return the stems of all words of a text."""
+    return {stem(word) for word in words(text)}
+
+
+STILL, MOVE = "still", "move"
+_MOTIONS = {
+    stem(word): motion
+    for motion, forms in {
+        "left": "left leftward",
+        "right": "right rightward",
+        "up": "up upward",
+        "down": "down downward",
+        "grow": "grow expand",
+        "shrink": "shrink",
+        "rotate": "rotate spin",
+        STILL: "still motionless",
+        MOVE: "move motion",
+    }.items()
+    for word in forms.split()
+}
+_FROM_TO = re.compile(r"\bfrom (?:the )?\w+ (to|towards?) ")
+
+
+def motions(text: str) -> set[str]:
+    """Return the directions and motions that a text names, each by one name; ``from left to right`` names the right alone."""
+    return {_MOTIONS[found] for found in stems(_FROM_TO.sub(r"\1 ", text.lower())) if found in _MOTIONS}
 
 
 def coloured(text: str) -> dict[str, set[str]]:
