@@ -6,7 +6,7 @@ import torch
 from diffusers import WanVACEPipeline
 from PIL import Image
 from training.architecture import TINY, build_scheduler, build_tokenizer, build_transformer, build_vae
-from training.latents import Bucket, Kind, build, replace_unusable
+from training.latents import PHRASINGS, Bucket, Kind, build, replace_unusable
 from training.world import render, sample_scenes
 
 
@@ -33,6 +33,17 @@ def test_controls_equal_the_pipelines(mode):
     assert ours.shape == theirs.shape
     assert torch.equal(ours[:, 32:], theirs[:, 32:])
     assert (ours - theirs).abs().max() < 0.05  # pictures are rounded to 8 bits on their way to the pipeline
+
+
+def test_phrasings_without_a_subject_go_to_rows_with_a_control_only():
+    ids = torch.arange(PHRASINGS + 1, dtype=torch.uint8).view(1, -1, 1).repeat(4, 1, 2)
+    bucket = Bucket(Kind("main", 1.0, 1000, 600, 1, 16, 16, 4, 4), torch.zeros(4, 2, 1, 2, 2), ids, None, None)
+    torch.manual_seed(0)
+    said = bucket.prompts(torch.arange(1000) % 4)
+    assert said.shape == (1000, 2)
+    plain, controlled = said[:400, 0], said[400:, 0]
+    assert set(plain.tolist()) == set(range(PHRASINGS))
+    assert 0.2 < controlled.eq(PHRASINGS).float().mean() < 0.3
 
 
 @pytest.mark.parametrize("part", ["latents", "inactive"])

@@ -3,10 +3,11 @@
 Whatever a caption leaves out, the scene drew at random, so the model learns to choose it by itself.
 """
 
-# ruff: noqa: ANN001, ANN202, C901, D103, FBT001, FBT002, PLR0912, PLR0915 - numerical scripts: shapes in docstrings say more than types, and formulas have many arguments and constants
+# ruff: noqa: ANN001, ANN201, C901, D103, D401, FBT001, FBT002, PLR0912, PLR0915 - numerical scripts: shapes in docstrings say more than types, and formulas have many arguments and constants
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import numpy as np
 
@@ -76,7 +77,8 @@ STAYS = {
 ADVERBS = ("smoothly", "slowly", "steadily", "gently", "quickly", "evenly")
 OPENINGS = (
     "a video of", "an animation of", "a clip of", "a high quality video of", "a simple animation of", "a clean render of",
-    "a short clip showing", "a picture of", "an image of", "a minimalist scene with", "a cinematic shot of",
+    "a short clip showing", "a video showing", "there is", "a picture of", "an image of", "a minimalist scene with",
+    "a cinematic shot of",
 )  # fmt: skip
 FLUFF = (
     "the scene is clean and minimal", "flat colors with sharp edges", "soft even lighting", "the camera is static",
@@ -86,9 +88,21 @@ FLUFF = (
     "the object is clearly visible in the frame", "a calm and steady atmosphere", "vivid colours", "digital art",
     "captured in a single continuous shot", "the animation is smooth and consistent", "cinematic", "masterpiece",
 )  # fmt: skip
-# Words no table knows: the tokenizer maps them all to its unknown token, which the model learns to overlook.
+# What a prompt calls a subject that it leaves to a picture. Here and in the asides words may be unknown to the tokenizer.
+NAMELESS = ("it", "the object", "the object", "the shape", "the same object", "the object in the image")
+# What language models add that sounds like the object's motion and is not; {way} is any direction, {motion} any motion.
+ASIDES = (
+    "the camera stays still", "the camera is static", "the camera moves slowly across the scene", "the camera moves {way}",
+    "the camera follows the {shape}", "the camera follows it at an even speed", "the camera is {motion} around the {shape}",
+    "the background stays still", "the background does not move", "the {background} background remains unchanged",
+    "the light is soft and even", "a bright light shines from above", "the light moves across the frame", "it keeps its size",
+    "the {shape} keeps its shape and size", "its shape and size stay the same", "in one straight line at an even speed",
+    "the edges of the {shape} are crisp", "it keeps moving from one side to the other side of the frame", "the scene stays calm",
+    "from the first frame to the last", "no other objects are visible", "the {colour} {shape} stays clear",
+)  # fmt: skip
+# A word no table knows: the tokenizer maps all such to its unknown token, which the model learns to overlook.
 STRANGE = "qwxz"
-CHATTER_SHARE = 0.2
+CHATTER_SHARE = 0.25
 _PLACES = {"side by side": ("on the left", "on the right"), "stacked": ("at the top", "at the bottom")}
 _BETWEEN = {"side by side": ("next to", "to the left of", "beside"), "stacked": ("above", "over", "on top of")}
 
@@ -112,11 +126,13 @@ def words(text: str) -> list[str]:
 _KNOWN = [word for word in vocabulary() if word.isalnum()]
 
 
+def choice(rng: np.random.Generator, options):
+    return options[int(rng.integers(len(options)))]
+
+
 def caption(scenes: Scenes, row: int, rng: np.random.Generator, still_image: bool = False) -> str:
     """One phrasing of one scene, drawn from rng. A still image rarely tells a motion."""
-
-    def pick(options):
-        return options[int(rng.integers(len(options)))]
+    pick = partial(choice, rng)
 
     def chance(p: float) -> bool:
         return rng.random() < p
@@ -134,12 +150,6 @@ def caption(scenes: Scenes, row: int, rng: np.random.Generator, still_image: boo
         things.append(" ".join([*adjectives, colour, pick(SHAPE_WORDS[SHAPES[scenes.shape[row, k]]])]))
         motions.append(MOTIONS[scenes.motion[row, k]])
 
-    def move(motion: str, ing: bool) -> str:
-        if motion in STAYS:
-            verb = pick(STAYS[motion])[ing]
-            return verb + (" " + pick(ADVERBS) if motion != "still" and chance(0.12) else "")
-        return " ".join([pick(_GO)[ing], *([pick(ADVERBS)] if chance(0.15) else []), pick(WAYS[motion])])
-
     def a(thing: str) -> str:
         return ("an " if thing[0] in "aeiou" else "a ") + thing
 
@@ -156,28 +166,29 @@ def caption(scenes: Scenes, row: int, rng: np.random.Generator, still_image: boo
             parts = [a(thing) if chance(0.3) else thing]
             if tells_motion and chance(0.8):
                 short = motion in WAYS and chance(0.2)
-                parts.append(pick(WAYS[motion]) if short else move(motion, True))
+                parts.append(pick(WAYS[motion]) if short else moves(motion, True, rng))
             if tells_where and chance(0.6):
                 parts.append(where)
             text = pick((" ", ", ")).join(parts)
         elif style < 0.62:  # plain
             said = "the " + thing if chance(0.1) else a(thing)
-            parts = [said, *([move(motion, chance(0.6))] if tells_motion else []), *([where] if tells_where else [])]
+            told = moves(motion, True, rng) if chance(0.6) else says(motion, rng)
+            parts = [said, *([told] if tells_motion else []), *([where] if tells_where else [])]
             text = " ".join(parts)
         elif style < 0.75:  # the ground first
             first = where + ", " if tells_where else ""
-            text = first + a(thing) + (" " + move(motion, chance(0.4)) if tells_motion else "")
+            text = first + a(thing) + (" " + moves(motion, chance(0.4), rng) if tells_motion else "")
         else:  # long
             text = f"{pick(OPENINGS)} {a(thing)}" + (f" {where}" if tells_where else "")
             noun = thing.split()[-1] if not thing.endswith("plus sign") else "plus sign"
             if tells_motion:
-                text += pick((". the ", ", the ")) + f"{noun if chance(0.6) else thing} {move(motion, False)}"
+                text += pick((". the ", ", the ")) + f"{noun if chance(0.6) else thing} {says(motion, rng)}"
             for _ in range(int(rng.integers(0, 4))):
                 text += pick((". ", ", ")) + pick(FLUFF)
     else:
         same = tells_motion and motions[0] == motions[1]
         said = [
-            a(thing) + (" " + move(motion, True) if tells_motion and not same else "")
+            a(thing) + (" " + moves(motion, True, rng) if tells_motion and not same else "")
             for thing, motion in zip(things, motions, strict=True)
         ]
         style = rng.random()
@@ -189,7 +200,7 @@ def caption(scenes: Scenes, row: int, rng: np.random.Generator, still_image: boo
         else:
             text = pick((" and ", ", ")).join(said)
         if same:
-            text += ", both " + move(motions[0], True) if chance(0.5) else " " + move(motions[0], True)
+            text += ", both " + moves(motions[0], True, rng) if chance(0.5) else " " + moves(motions[0], True, rng)
         if tells_where:
             text = f"{text} {where}" if chance(0.8) else f"{where}, {text}"
         if chance(0.15):
@@ -197,12 +208,52 @@ def caption(scenes: Scenes, row: int, rng: np.random.Generator, still_image: boo
         if chance(0.2):
             text += pick((". ", ", ")) + pick(FLUFF)
 
-    if chance(CHATTER_SHARE):
-        chatter = chatter_of(rng)
-        text = f"{chatter} {text}" if chance(0.1) else text + pick((". ", ", ", " and ")) + chatter
-    elif chance(0.25):
+    noun = pick(SHAPE_WORDS[SHAPES[scenes.shape[row, 0]]])
+    return embroidered(text, rng, list(COLOURS)[scenes.colour[row, 0]], noun, background)
+
+
+def bare_caption(scenes: Scenes, row: int, rng: np.random.Generator) -> str:
+    """A phrasing that says what happens and not to what: for prompts that leave the subject to a picture."""
+    pick = partial(choice, rng)
+    layout = LAYOUTS[scenes.layout[row]]
+    motions = [MOTIONS[scenes.motion[row, k]] for k in range(1 if layout == "alone" else 2)]
+    if len(set(motions)) > 1:
+        text = " and ".join(f"the one {spot} {says(motion, rng)}" for spot, motion in zip(_PLACES[layout], motions, strict=True))
+    elif rng.random() < 0.5:
+        text = moves(motions[0], True, rng)
+    elif len(motions) == 2:
+        text = f"both {moves(motions[0], True, rng)}"
+    else:
+        who = pick(NAMELESS)
+        text = f"{who} {says(motions[0], rng)}" if rng.random() < 0.7 else f"{who}, {moves(motions[0], True, rng)}"
+    if rng.random() < 0.25:
+        text += pick((". ", ", ")) + pick(FLUFF)
+    return embroidered(text, rng)
+
+
+def moves(motion: str, ing: bool, rng: np.random.Generator) -> str:
+    """What an object does, as "moves to the right" or "moving to the right"."""
+    pick = partial(choice, rng)
+
+    if motion in STAYS:
+        verb = pick(STAYS[motion])[ing]
+        return verb + (" " + pick(ADVERBS) if motion != "still" and rng.random() < 0.12 else "")
+    return " ".join([pick(_GO)[ing], *([pick(ADVERBS)] if rng.random() < 0.15 else []), pick(WAYS[motion])])
+
+
+def says(motion: str, rng: np.random.Generator) -> str:
+    """What an object does, as a sentence goes on from its subject: "moves to the right", "is moving to the right"."""
+    return moves(motion, False, rng) if rng.random() < 0.5 else "is " + moves(motion, True, rng)
+
+
+def embroidered(text: str, rng: np.random.Generator, colour: str = "", shape: str = "object", background: str = "") -> str:
+    """A caption as people and language models send it: some with chatter, a full stop, words nobody knows."""
+    if rng.random() < CHATTER_SHARE:
+        chatter = chatter_of(rng, colour, shape, background)
+        text = f"{chatter} {text}" if rng.random() < 0.05 else text + choice(rng, (". ", ". ", ", ", " and ")) + chatter
+    elif rng.random() < 0.25:
         text += "."
-    if chance(0.08):
+    if rng.random() < 0.08:
         pieces = text.split()
         for _ in range(int(rng.integers(1, 6))):
             pieces.insert(int(rng.integers(len(pieces) + 1)), STRANGE)
@@ -210,10 +261,19 @@ def caption(scenes: Scenes, row: int, rng: np.random.Generator, still_image: boo
     return text
 
 
-def chatter_of(rng: np.random.Generator) -> str:
-    """Sentences that say nothing of the scene, as language models add them: words nobody knows, and known ones out of place."""
+def chatter_of(rng: np.random.Generator, colour: str, shape: str, background: str) -> str:
+    """Sentences that say nothing new of the scene, as language models add them.
+
+    Half are about the camera, the light, or the subject's unchanging looks; the others hold words nobody knows, and known ones
+    out of place.
+    """
     sentences = []
     for _ in range(int(rng.integers(1, 5))):
+        if rng.random() < 0.5:
+            way, motion = choice(rng, choice(rng, list(WAYS.values()))), moves(choice(rng, MOTIONS), True, rng)
+            aside = choice(rng, ASIDES).format(way=way, motion=motion, colour=colour, shape=shape, background=background)
+            sentences.append(" ".join(aside.split()))
+            continue
         length = int(rng.integers(4, 15))
         known = rng.random(length) < rng.uniform(0.1, 0.7)
         chosen = rng.integers(len(_KNOWN), size=length)
@@ -225,3 +285,9 @@ def captions(scenes: Scenes, seed: int, still_image: bool = False) -> list[str]:
     """One caption a scene, deterministic in the seed."""
     rng = np.random.default_rng(seed)
     return [caption(scenes, row, rng, still_image) for row in range(len(scenes))]
+
+
+def bare_captions(scenes: Scenes, seed: int) -> list[str]:
+    """One caption a scene that names no subject, deterministic in the seed."""
+    rng = np.random.default_rng(seed)
+    return [bare_caption(scenes, row, rng) for row in range(len(scenes))]

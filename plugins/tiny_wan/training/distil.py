@@ -122,8 +122,7 @@ class Teacher:
         if kind.controlled:
             rows[plain:] = torch.randint(len(self.bucket.inactive), (kind.controlled,), device=device)
             control = self.bucket.control(rows[plain:])
-        phrasing = torch.randint(self.bucket.ids.shape[1], (kind.batch,), device=device)
-        ids = self.bucket.ids[rows, phrasing].long()
+        ids = self.bucket.prompts(rows)
         empty = torch.zeros_like(ids)
         empty[:, 0] = 1
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):

@@ -16,10 +16,11 @@ import torch
 
 from training import whole_sequence
 from training.architecture import TEXT_TOKENS, build_tokenizer
-from training.captions import captions
+from training.captions import bare_captions, captions
 from training.world import BACKGROUND_RGB, BACKGROUNDS, Scenes, render, sample_backgrounds, sample_scenes
 
-PHRASINGS = 3
+PHRASINGS = 3  # that name the subject; one more does not
+BARE_SHARE = 0.25  # of the rows with a control: their picture shows the subject
 CHUNK = 500  # scenes that share a seed
 MODES = ("start", "end", "both")
 
@@ -65,9 +66,16 @@ class Bucket:
 
     kind: Kind
     latents: torch.Tensor
-    ids: torch.Tensor  # (clips, PHRASINGS, TEXT_TOKENS) uint8, zero is padding
+    ids: torch.Tensor  # (clips, PHRASINGS + 1, TEXT_TOKENS) uint8, zero is padding; the last names no subject
     inactive: torch.Tensor | None  # (clips with control, 16, t, h, w): the encoded kept frames
     reactive: torch.Tensor | None  # (modes, 16, t, h, w): the encoded gray of the others; the clip's mode is row % modes
+
+    def prompts(self, rows: torch.Tensor) -> torch.Tensor:
+        """Token ids (rows, TEXT_TOKENS) int64, one phrasing each. Those without a subject go to rows with a control only."""
+        phrasing = torch.randint(PHRASINGS, (len(rows),), device=rows.device)
+        controlled = torch.arange(len(rows), device=rows.device) >= self.kind.batch - self.kind.controlled
+        bare = controlled & (torch.rand(len(rows), device=rows.device) < BARE_SHARE)
+        return self.ids[rows, phrasing.masked_fill(bare, PHRASINGS)].long()
 
     def control(self, rows: torch.Tensor) -> torch.Tensor:
         """VACE's control of these clips, (rows, 96, t, h, w): inactive, reactive, and the mask of 64 channels."""
@@ -83,14 +91,15 @@ _tokenizer = None
 
 
 def _caption_chunk(args: tuple[int, int, bool]) -> np.ndarray:
-    """Token ids (scenes, PHRASINGS, TEXT_TOKENS) of one chunk; runs in a pool of processes."""
+    """Token ids (scenes, PHRASINGS + 1, TEXT_TOKENS) of one chunk; runs in a pool of processes."""
     global _tokenizer
     _tokenizer = _tokenizer or build_tokenizer()
     count, seed, still = args
     scenes = sample_scenes(count, seed)
-    ids = np.zeros((count, PHRASINGS, TEXT_TOKENS), dtype=np.uint8)
-    for p in range(PHRASINGS):
-        for row, text in enumerate(_tokenizer(captions(scenes, seed * 10 + p, still)).input_ids):
+    ids = np.zeros((count, PHRASINGS + 1, TEXT_TOKENS), dtype=np.uint8)
+    phrasings = [captions(scenes, seed * 10 + p, still) for p in range(PHRASINGS)]
+    for p, texts in enumerate((*phrasings, bare_captions(scenes, seed * 10 + PHRASINGS))):
+        for row, text in enumerate(_tokenizer(texts).input_ids):
             ids[row, p, : min(len(text), TEXT_TOKENS)] = [*text[: TEXT_TOKENS - 1], 1][: min(len(text), TEXT_TOKENS)]
     return ids
 

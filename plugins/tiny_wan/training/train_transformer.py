@@ -46,8 +46,7 @@ def draw_batch(bucket: Bucket, device: torch.device) -> dict[str, torch.Tensor]:
         rows[plain:] = torch.randint(len(bucket.inactive), (kind.controlled,), device=device)
         control = bucket.control(rows[plain:])
     data = bucket.latents[rows].float()
-    phrasing = torch.randint(bucket.ids.shape[1], (kind.batch,), device=device)
-    ids = bucket.ids[rows, phrasing].long()
+    ids = bucket.prompts(rows)
     draws = torch.rand(kind.batch, 1, device=device)
     empty = torch.zeros_like(ids)
     empty[:, 0] = 1

@@ -5,10 +5,15 @@
 Single frames first (every convolution is then a plain 2D one), then the lengths that are served, up to 81 frames:
 colours drift beyond the longest length seen. Some clips are what VACE feeds the encoder: nothing but gray around a
 first or last frame. Noise on the latents teaches the decoder to forgive the transformer.
+
+    python -m training.train_vae --resume MODEL --out runs/vae --decoder --seconds 240
+
+trains the decoder only: latents and their statistics stay as they are, so a transformer trained on them stays valid. The
+objects, a few per cent of the pixels and the first to blur, then count more than the ground.
 Writes vae.safetensors and vae.json (statistics of the latents, losses, quality by length).
 """
 
-# ruff: noqa: ANN001, D103, D401, PLR0917, SLF001 - numerical scripts: shapes in docstrings say more than types, and formulas have many arguments and constants
+# ruff: noqa: ANN001, D103, D401, FBT001, N812, PLR0917, SLF001 - numerical scripts: shapes in docstrings say more than types, and formulas have many arguments and constants
 from __future__ import annotations
 
 import argparse
@@ -19,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock
 from safetensors.torch import load_file, save_file
@@ -26,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from training import whole_sequence
 from training.architecture import TINY, Size, build_vae
 from training.muon import split
-from training.world import render, sample_scenes
+from training.world import covered, render, sample_scenes
 
 # (share of the steps, frames, height, width, clips in a batch). Steps count more than clips do: batches are small.
 STILL = ((1.0, 1, 128, 128, 64),)
@@ -37,11 +43,15 @@ LENGTHS = (
     (0.05, 81, 128, 128, 2),
     (0.05, 17, 96, 160, 8),
 )
+QUICK_STILL = ((1.0, 1, 32, 32, 4),)
 QUICK = ((0.5, 5, 32, 32, 2), (0.5, 1, 32, 32, 2))
 STILL_SHARE = 0.2  # of the time
 MATRIX_RATE, OTHER_RATE = 5e-3, 2e-3
 LATENT_NOISE = 0.2  # at most, of a channel's standard deviation
 POSTERIOR_STD = 0.05  # likewise; what pipelines that sample the posterior add
+DECODER_RATE = 0.4  # of these, with --decoder: it starts from what is nearly right
+OBJECT_WEIGHT = 8.0  # of a pixel of an object or beside it, with --decoder; the ground's is 1
+NEAR = 3  # pixels
 SEED = 20
 
 
@@ -97,27 +107,40 @@ def start_from_still_frames(vae: torch.nn.Module) -> None:
                     weight[row, row % weight.shape[1], -1] = 1
 
 
-def loss_of(vae: torch.nn.Module, clip: torch.Tensor, dtype: torch.dtype, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(loss, mean squared error) of one reconstruction; clip is float32 and may hold VACE's gray frames."""
+def loss_of(
+    vae: torch.nn.Module, clip: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype, noise: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(loss, mean squared error) of one reconstruction; clip is float32 and may hold VACE's gray frames.
+
+    weight: what a pixel counts, (batch, 1, frames, height, width) with a mean of 1.
+    """
     x = clip.to(dtype).contiguous(memory_format=torch.channels_last_3d)
     mean = whole_sequence.encode(vae, x)
     spread = mean.detach().float().std(dim=(0, 2, 3, 4), keepdim=True).to(dtype)
     level = noise * torch.rand(len(mean), 1, 1, 1, 1, device=mean.device, dtype=dtype)
     out = whole_sequence.decode(vae, mean + torch.randn_like(mean) * level * spread).float()
     error = out - clip
-    squared = error.square().mean()
+    squared = (error.square() * weight).mean()
     # Edges are few pixels, and what the eye sees: the gradient's error, in space and in time, counts as much again.
-    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    edges = (error.diff(dim=-1).abs() * weight[..., 1:]).mean() + (error.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
     if clip.shape[2] > 1:
-        edges = edges + 0.5 * error.diff(dim=2).abs().mean()
-    chroma = (error - error.mean(dim=1, keepdim=True)).abs().mean()
-    loss = error.abs().mean() + chroma + 0.5 * edges + 2 * squared + 1e-4 * mean.float().square().mean()
-    return loss, squared.detach()
+        edges = edges + 0.5 * (error.diff(dim=2).abs() * weight[:, :, 1:]).mean()
+    chroma = ((error - error.mean(dim=1, keepdim=True)).abs() * weight).mean()
+    loss = (error.abs() * weight).mean() + chroma + 0.5 * edges + 2 * squared + 1e-4 * mean.float().square().mean()
+    return loss, error.detach().square().mean()
 
 
-def training_clips(frames: int, height: int, width: int, batch: int, seed: int, device) -> torch.Tensor:
-    """A batch of drawn clips; one in ten is gray but for its first or last frame or both, as VACE shows references."""
-    clip = render(sample_scenes(batch, seed, two=0.3, wild=0.25), frames, height, width, device)
+def training_clips(
+    frames: int, height: int, width: int, batch: int, seed: int, device, object_weight: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of drawn clips, and what their pixels count.
+
+    One clip in ten is gray but for its first or last frame or both, as VACE shows references.
+    """
+    scenes = sample_scenes(batch, seed, two=0.3, wild=0.25)
+    clip = render(scenes, frames, height, width, device)
+    near = F.max_pool3d(covered(scenes, frames, height, width, device), (1, 2 * NEAR + 1, 2 * NEAR + 1), 1, (0, NEAR, NEAR))
+    weight = 1 + (object_weight - 1) * near
     if frames > 1:
         control = batch // 10 + (seed % 10 < batch % 10)
         kept = torch.zeros(control, 1, frames, 1, 1, device=device)
@@ -125,39 +148,56 @@ def training_clips(frames: int, height: int, width: int, batch: int, seed: int, 
         kept[:, 0, 0, 0, 0] = (kinds != 1).float()
         kept[:, 0, -1, 0, 0] = (kinds != 0).float()
         clip[:control] *= kept
-    return clip
+    return clip, weight / weight.mean()
 
 
-def train(out: Path, seconds: float, size: Size, lengths, still, device: torch.device, resume: Path | None) -> None:
+def start(size: Size, resume: Path | None, decoder_only: bool) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
+    """The autoencoder, and those of its parts that are trained."""
+    if decoder_only and not resume:
+        raise SystemExit("--decoder: needs --resume, the autoencoder whose encoder stays")
+    if resume:
+        vae = load(resume, size)
+    else:
+        vae = build_vae(size)
+        start_from_still_frames(vae)
+    trained = [vae.decoder, vae.post_quant_conv] if decoder_only else [vae]
+    vae.requires_grad_(requires_grad=False)
+    for module in trained:
+        module.requires_grad_(requires_grad=True)
+    return vae, trained
+
+
+def train(args: argparse.Namespace) -> None:
+    size, lengths, still = (TINY, QUICK, QUICK_STILL) if args.quick else (Size(), LENGTHS, STILL)
+    device = torch.device(args.device)
     torch.manual_seed(SEED)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    vae = build_vae(size)
-    start_from_still_frames(vae)
+    vae, trained = start(size, args.resume, args.decoder)
     vae.to(device)
-    if resume:
-        vae.load_state_dict(load(resume, size).state_dict())
+    parameters = [p for p in vae.parameters() if p.requires_grad]
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.benchmark_limit = 3
         torch.backends.cuda.matmul.allow_tf32 = True
         whole_sequence.CONVOLUTION["kind"] = fastest_convolution(device, dtype)
         whole_sequence.compile_norms()
-    matrices = [p for p in vae.parameters() if p.ndim >= 4 and p.shape[0] > 1 and p.shape[1] > 1]
-    parts = split((vae,), matrices, MATRIX_RATE, OTHER_RATE)
+    matrices = [p for p in parameters if p.ndim >= 4 and p.shape[0] > 1 and p.shape[1] > 1]
+    share, object_weight = (DECODER_RATE, OBJECT_WEIGHT) if args.decoder else (1.0, 1.0)
+    parts = split(trained, matrices, MATRIX_RATE * share, OTHER_RATE * share)
     first_rates = [[group["lr"] for group in part.param_groups] for part in parts]
     shares = np.array([row[0] for row in lengths])
     draw = np.random.default_rng(SEED)
     history, step, began, saved = [], 0, time.monotonic(), time.monotonic()
-    while (progress := (time.monotonic() - began) / seconds) < 1:
-        table = still if progress < STILL_SHARE and not resume else lengths
+    while (progress := (time.monotonic() - began) / args.seconds) < 1:
+        table = still if progress < STILL_SHARE and not args.resume else lengths
         _, frames, height, width, batch = table[draw.choice(len(table), p=shares / shares.sum()) if len(table) > 1 else 0]
         for part, rates in zip(parts, first_rates, strict=True):
             for group, first in zip(part.param_groups, rates, strict=True):
                 group["lr"] = first * min(1, (step + 1) / 100) * min(1.0, (1 - progress) / 0.6)
-        clip = training_clips(frames, height, width, batch, SEED * 10**7 + step, device)
-        loss, squared = loss_of(vae, clip, dtype, LATENT_NOISE)
+        clip, weight = training_clips(frames, height, width, batch, SEED * 10**7 + step, device, object_weight)
+        loss, squared = loss_of(vae, clip, weight, dtype, LATENT_NOISE)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for part in parts:
             part.step()
             part.zero_grad(set_to_none=True)
@@ -167,14 +207,16 @@ def train(out: Path, seconds: float, size: Size, lengths, still, device: torch.d
             if step % 250 == 0:
                 print(f"{step:6d} {history[-1][1]:6.1f} s  {frames:3d} frames  loss {loss.item():.4f}  {psnr:.2f} dB", flush=True)
         if time.monotonic() - saved > 60:
-            save(vae, out)
+            save(vae, args.out)
             saved = time.monotonic()
         step += 1
     torch.backends.cudnn.benchmark = False
-    report = {"seconds": seconds, "steps": step, "history": history, **measure(vae, lengths, device)}
+    report = {"seconds": args.seconds, "steps": step, "history": history, **measure(vae, lengths, device)}
+    if args.decoder:  # a transformer knows the latents by these
+        report |= {name: list(vae.config[name]) for name in ("latents_mean", "latents_std")}
     finish(vae, report)
-    save(vae, out)
-    (out / "vae.json").write_text(json.dumps(report))
+    save(vae, args.out)
+    (args.out / "vae.json").write_text(json.dumps(report))
     print(json.dumps({k: v for k, v in report.items() if k != "history"}), flush=True)
 
 
@@ -227,13 +269,16 @@ def load(folder: Path, size: Size) -> torch.nn.Module:
     return vae.eval()
 
 
-if __name__ == "__main__":
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=360)
     parser.add_argument("--resume", type=Path, help="a folder of this stage, or an exported checkpoint, to start from")
+    parser.add_argument("--decoder", action="store_true", help="train the decoder only, from --resume")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="a tiny model and tiny clips, to try the stage on a CPU")
-    args = parser.parse_args()
-    tables = (QUICK, ((1.0, 1, 32, 32, 4),)) if args.quick else (LENGTHS, STILL)
-    train(args.out, args.seconds, TINY if args.quick else Size(), *tables, torch.device(args.device), args.resume)
+    return parser
+
+
+if __name__ == "__main__":
+    train(arguments().parse_args())

@@ -5,7 +5,7 @@ any device. Lengths are fractions: a radius of the shorter side, a position of t
 whole clip. So one scene is the same event at 5 or 81 frames, square or wide.
 """
 
-# ruff: noqa: ANN001, ANN202, D105, D401, PLR0917 - numerical scripts: shapes in docstrings say more than types, and formulas have many arguments and constants
+# ruff: noqa: ANN001, ANN202, D105, D401 - numerical scripts: shapes in docstrings say more than types, and formulas have many arguments and constants
 from __future__ import annotations
 
 import zlib
@@ -186,23 +186,31 @@ def render(scenes: Scenes, frames: int, height: int, width: int, device: torch.d
     return draw(tensors(scenes, device), frames, height, width)
 
 
+def covered(scenes: Scenes, frames: int, height: int, width: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """How much of each pixel objects cover in what `render` draws, (N, 1, frames, height, width) in 0..1."""
+    s = tensors(scenes, device)
+    return torch.maximum(*(_cover(s, k, *_grid(frames, height, width, device)) for k in range(2)))[:, None]
+
+
 def draw(s: dict[str, torch.Tensor], frames: int, height: int, width: int) -> torch.Tensor:
     """`render` on tensors: pointwise from the pixel grid to the picture, so that a compiler can fuse it."""
-    device = s["radius"].device
-    ys = torch.arange(height, device=device).view(1, 1, height, 1) + 0.5
-    xs = torch.arange(width, device=device).view(1, 1, 1, width) + 0.5
-    time = torch.linspace(0, 1, frames, device=device) if frames > 1 else torch.full((1,), 0.5, device=device)
-    time = time.view(1, frames, 1, 1)
-
+    time, xs, ys = _grid(frames, height, width, s["radius"].device)
     figure = _pattern(s["background"], s["phase"], xs, ys)[:, None]
     ground, pattern = s["background_rgb"].view(-1, 2, 3, 1, 1, 1).unbind(1)
     picture = ground + (pattern - ground) * figure
 
     for k in range(2):
-        present = (s["layout"] > 0).view(-1, 1, 1, 1).float() if k == 1 else 1.0
-        cover = present * _coverage(s, k, time, xs, ys, height, width)
-        picture = picture + (s["object_rgb"][:, k].view(-1, 3, 1, 1, 1) - picture) * cover[:, None]
+        cover = _cover(s, k, time, xs, ys)[:, None]
+        picture = picture + (s["object_rgb"][:, k].view(-1, 3, 1, 1, 1) - picture) * cover
     return picture * 2 - 1
+
+
+def _grid(frames: int, height: int, width: int, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Time (1, frames, 1, 1) in 0..1, and the pixels' centres (1, 1, 1, width) and (1, 1, height, 1)."""
+    ys = torch.arange(height, device=device).view(1, 1, height, 1) + 0.5
+    xs = torch.arange(width, device=device).view(1, 1, 1, width) + 0.5
+    time = torch.linspace(0, 1, frames, device=device) if frames > 1 else torch.full((1,), 0.5, device=device)
+    return time.view(1, frames, 1, 1), xs, ys
 
 
 def _pattern(background: torch.Tensor, phase: torch.Tensor, xs: torch.Tensor, ys: torch.Tensor) -> torch.Tensor:
@@ -216,8 +224,9 @@ def _pattern(background: torch.Tensor, phase: torch.Tensor, xs: torch.Tensor, ys
     return torch.where(kind == BACKGROUNDS.index("dotted"), dots, out)
 
 
-def _coverage(s, k: int, time, xs, ys, height: int, width: int) -> torch.Tensor:
+def _cover(s, k: int, time, xs, ys) -> torch.Tensor:
     """How much of each pixel object k covers, (N, frames, height, width)."""
+    height, width = ys.shape[2], xs.shape[3]
     side = min(height, width)
     radius = s["radius"][:, k].view(-1, 1, 1, 1) * side
     scale = s["scale"][:, k].view(-1, 2, 1, 1, 1)
@@ -236,7 +245,8 @@ def _coverage(s, k: int, time, xs, ys, height: int, width: int) -> torch.Tensor:
     dx, dy = (xs - cx) / size, (ys - cy) / size
     x = dx * angle.cos() + dy * angle.sin()
     y = -dx * angle.sin() + dy * angle.cos()
-    return (0.5 - _distance(s["shape"][:, k].view(-1, 1, 1, 1), x, y) * size).clamp(0, 1)
+    present = (s["layout"] > 0).view(-1, 1, 1, 1).float() if k == 1 else 1.0
+    return present * (0.5 - _distance(s["shape"][:, k].view(-1, 1, 1, 1), x, y) * size).clamp(0, 1)
 
 
 def _half(halved: torch.Tensor, k: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
