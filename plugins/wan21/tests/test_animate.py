@@ -9,6 +9,7 @@ import pytest
 from wan_host_wan21.catalogue import describe
 from wan_host_wan21.checkpoint import Kind, recognise
 from wan_host_wan21.generation import generate
+from wan_host_wan21.settings import CustomModel, Defaults
 
 from wan_host import ModelLoadFailed, ReferenceMode, References, UnsupportedRequest
 
@@ -27,6 +28,8 @@ def test_they_are_recognised_and_offered_for_videos_alone(kind, modes, tiny_fold
     assert {defaults.media for defaults in info.job_types.values()} == {"video"}
     assert not info.image_to_image
     assert info.job_types["video_fast"].sample_shift == (16.0 if kind == "flf2v" else 5.0)
+    row = CustomModel(path="mine", defaults=Defaults(sample_shift=7.0))
+    assert describe("mine", checkpoint, "", row).job_types["video_fast"].sample_shift == 7.0
 
 
 def test_the_size_tells_image_to_video_from_fun_inp(tiny_folder, tmp_path):
@@ -37,6 +40,9 @@ def test_the_size_tells_image_to_video_from_fun_inp(tiny_folder, tmp_path):
     config = folder / "transformer" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_attention_heads": 40}))
     assert recognise(folder).kind is Kind.I2V
+    (folder / "image_encoder" / "model.safetensors").unlink()
+    with pytest.raises(ModelLoadFailed, match="image_encoder holds no safetensors"):
+        recognise(folder)
     shutil.rmtree(folder / "image_encoder")
     with pytest.raises(ModelLoadFailed, match="image_encoder missing"):
         recognise(folder)

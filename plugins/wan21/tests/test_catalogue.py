@@ -134,6 +134,22 @@ def test_weights_are_counted_from_the_files_headers(tiny_folder, vace):
     assert weights_mib(tiny_folder("vace")) == 0
 
 
+def test_a_model_takes_two_bytes_a_parameter_and_four_in_the_vae(vace, tiny_folder, monkeypatch):
+    monkeypatch.setattr("wan_host_wan21.catalogue._MIB", 1)
+    counts = {
+        name: sum(parameter.numel() for parameter in getattr(vace.components, name).parameters())
+        for name in ("transformer", "text_encoder", "vae")
+    }
+    assert weights_mib(tiny_folder("vace")) == 2 * (counts["transformer"] + counts["text_encoder"]) + 4 * counts["vae"]
+
+
+@pytest.mark.parametrize("name", ["models_dir", "loras_dir"])
+def test_a_folder_may_begin_with_the_home_folder(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(f"WAN_HOST_WAN21_{name.upper()}", "~/mine")
+    assert getattr(read_settings(), name) == tmp_path / "mine"
+
+
 @pytest.mark.parametrize(
     "content",
     [

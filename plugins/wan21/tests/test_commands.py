@@ -51,6 +51,15 @@ def test_fake_writes_a_checkpoint_that_says_that_it_is_random(tmp_path):
     assert "exists already" in again.output
 
 
+def test_a_seed_of_a_fake_means_its_weights(tmp_path):
+    def written(name, seed):
+        arguments = ["wan2.1-t2v-1.3b", "--size", "tiny", "--seed", seed, "--output", str(tmp_path / name)]
+        assert CliRunner().invoke(fake, arguments).exit_code == 0
+        return (tmp_path / name / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
+
+    assert written("one", "4") == written("again", "4") != written("other", "5")
+
+
 def test_the_real_size_is_the_architecture_of_the_official_checkpoints():
     """Counts of Wan's own weights: T2V 825 tensors and 1.4190 B, VACE 1264 and 2.154 B, UMT5-XXL 5.681 B, VAE 126.9 M."""
     with torch.device("meta"):

@@ -137,6 +137,14 @@ def test_an_adapter_that_stays_is_not_read_again(model, image, recorder):
         assert ("reading diffusers" in context.events) is expected
 
 
+def test_the_files_used_last_are_kept(made, model, monkeypatch):
+    monkeypatch.setattr("wan_host_wan21.loras._KEPT", 2)
+    model.loras._read.clear()
+    for name in ("diffusers", "original", "diffusers", "peft"):
+        made(Lora(name=name), num_inference_steps=1)
+    assert [file.path.stem for file in model.loras._read] == ["diffusers", "peft"]
+
+
 def test_a_file_that_changed_is_read_again(made, folder):
     first = made(Lora(name="diffusers"))
     (folder / "diffusers.safetensors").write_bytes((folder / "original.safetensors").read_bytes())

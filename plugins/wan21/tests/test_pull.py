@@ -293,13 +293,15 @@ def test_more_than_the_hub_has_is_refused_where_it_begins(hub, tmp_path, monkeyp
     assert not list((tmp_path / "target").glob("model_index*"))
 
 
-@pytest.mark.parametrize(("status", "message"), [(403, "HF_TOKEN must be"), (404, "answered 404"), (503, "answered 503")])
+@pytest.mark.parametrize(
+    ("status", "message"), [(403, "HF_TOKEN must be"), (404, "answered 404"), (429, "answered 429"), (503, "answered 503")]
+)
 def test_a_hub_that_refuses_files_is_quoted(hub, counted, status, message):
     hub.status = status
     with pytest.raises(DownloadFailed, match=message):
         counted()
     asked = [path for _, path, _ in hub.requests if path.endswith("README.md")]
-    assert len(asked) == (1 if status < 500 else 6), "what will not pass is not asked again"
+    assert len(asked) == (1 if status in {403, 404} else 6), "what will not pass is not asked again"
 
 
 def test_a_path_that_leads_out_of_the_folder_is_refused(hub, counted, tmp_path):
@@ -326,6 +328,14 @@ def test_another_owners_repository_of_the_same_name_does_not_replace_what_was_pu
     message = f"{target} holds else/where, and {REPO} would replace it: name another folder with --output, or remove that one"
     assert message in done.stderr
     assert hashlib.sha256((target / file.path).read_bytes()).hexdigest() == file.digest
+
+
+def test_a_repository_is_the_same_one_in_other_letters(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    (file,) = (file for file in files_of(hub) if file.path == "model_index.json")
+    for repo in (REPO, REPO.upper()):
+        download(repo, [file], tmp_path / "target", lambda *_: None)
+    assert (tmp_path / "target" / file.path).is_file()
 
 
 def unmarked(hub, tmp_path) -> Path:

@@ -174,6 +174,21 @@ def test_subjects_go_with_image_to_image(vace, image, picture, recorder):
     assert [event for event in context.events if event.startswith("step")] == ["step 1/2", "step 2/2"]
 
 
+@pytest.mark.parametrize("subjects", [0, 1])
+def test_each_of_several_images_from_one_picture_is_that_of_its_own_seed(subjects, vace, image, picture, recorder):
+    references = References(image=picture(), subjects=tuple(picture(3) for _ in range(subjects)))
+    wanted = replace(
+        image(num_images=2, num_inference_steps=4),
+        reference_mode=ReferenceMode.SINGLE,
+        references=references,
+        denoise_strength=0.5,
+    )
+    first, second = generate(wanted, vace, recorder()).clips
+    (alone,) = generate(replace(wanted, num_images=1, seed=second.seed), vace, recorder()).clips
+    assert np.array_equal(second.frames, alone.frames)
+    assert not np.array_equal(second.frames, first.frames)
+
+
 def test_a_subject_is_shown_whole_on_white(picture):
     canvas = np.asarray(on_canvas(np.zeros((10, 20, 3), np.uint8), 32, 48))
     assert canvas.shape == (48, 32, 3)
