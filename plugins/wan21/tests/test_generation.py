@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch  # noqa: TID253  # a test of torch code
 from wan_host_wan21.generation import generate
 from wan_host_wan21.sampling import generated_frames
 
-from wan_host import GenerationFailed, JobCancelled, ReferenceMode, References, UnsupportedRequest
+from wan_host import GenerationFailed, JobCancelled, Lora, ReferenceMode, References, UnsupportedRequest
 
 
 @pytest.mark.parametrize(("frames", "made"), [(1, 1), (2, 5), (5, 5), (6, 9), (81, 81), (82, 85), (83, 85)])
@@ -57,6 +59,15 @@ def test_the_same_request_gives_the_same_frames_whatever_ran_before(vace, video,
     generate(image(sample_solver="unipc", seed=3), vace, recorder())
     generate(video(frames=5, prompt="something else", num_inference_steps=2), vace, recorder())
     assert np.array_equal(generate(video(), vace, recorder()).clips[0].frames, first)
+
+
+def test_the_prompts_used_last_are_kept(load_tiny, monkeypatch):
+    monkeypatch.setattr("wan_host_wan21.embeddings._KEPT", 2)
+    embeddings = load_tiny("t2v").embeddings
+    with torch.no_grad():
+        for text in ("one", "two", "one", "three"):
+            assert embeddings.encode(text) is embeddings.encode(text)
+    assert [text in embeddings for text in ("one", "two", "three")] == [True, False, True]
 
 
 def test_steps_and_stages_are_told(vace, image, recorder):
@@ -137,6 +148,39 @@ def test_a_mode_that_the_checkpoint_cannot_do_is_refused_with_one_that_can(t2v, 
 def test_a_prompt_beyond_512_tokens_is_said_to_be_cut(vace, image, recorder):
     assert "prompt_truncated_tokens" not in generate(image(), vace, recorder()).metadata
     assert generate(image(prompt="x" * 600), vace, recorder()).metadata["prompt_truncated_tokens"] > 80
+
+
+@pytest.mark.parametrize(
+    ("guidance", "said"),
+    [
+        (20.0, {}),
+        (1.0, {"negative_prompt_applied": False}),
+        (0.5, {"guidance_scale_acted": 1.0, "negative_prompt_applied": False}),
+        (0.0, {"guidance_scale_acted": 1.0, "negative_prompt_applied": False}),
+    ],
+)
+def test_the_report_has_the_guidance_that_acted(guidance, said, vace, image, recorder):
+    """At 1 and below there is none, in diffusers as in Wan's own code: what was asked for must not stand alone in the report."""
+    one, other = (generate(image(guidance_scale=guidance, negative_prompt=text), vace, recorder()) for text in ("blurry", "dark"))
+    names = {"guidance_scale_acted", "negative_prompt_applied"}
+    assert {name: value for name, value in one.metadata.items() if name in names} == said
+    assert np.array_equal(one.clips[0].frames, other.clips[0].frames) is (guidance <= 1)
+    silent = generate(image(guidance_scale=guidance, negative_prompt=""), vace, recorder()).metadata
+    assert "negative_prompt_applied" not in silent
+
+
+def test_a_copy_reports_nothing_that_did_not_act(vace, image, picture, recorder):
+    copy = image(reference_mode=ReferenceMode.SINGLE, references=References(image=picture()), denoise_strength=0.0)
+    made = generate(replace(copy, prompt="x" * 600, guidance_scale=0.5, loras=(Lora(name="any"),)), vace, recorder())
+    assert made.metadata == {"route": "copy", "generated_frames": 1, "steps_run": 0, "random_weights": True}
+
+
+def test_subjects_are_counted_in_the_report(vace, video, picture, recorder):
+    both = References(first_frame=picture(1), last_frame=picture(2), subjects=tuple(picture(seed) for seed in range(3, 7)))
+    made = generate(video(reference_mode=ReferenceMode.BOTH, references=both), vace, recorder())
+    assert (made.metadata["subject_references"], made.metadata["pinned"]) == (4, True)
+    assert np.array_equal(made.clips[0].frames[0], picture(1))
+    assert np.array_equal(made.clips[0].frames[-1], picture(2))
 
 
 def test_random_weights_are_said_to_be_random(vace, image, recorder):

@@ -31,9 +31,9 @@ Facts = dict[str, str | int | float | bool]
 
 def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> Generation:
     """Make every clip of a job. Raise UnsupportedRequest for what this checkpoint cannot do, before any work."""
-    request, turbo = preset_of(request, model)
+    asked, (request, turbo) = request, preset_of(request, model)
     chosen = plan(request, model.checkpoint, model.info.name)
-    facts = _facts(request, model, chosen)
+    facts = _facts(request, model, chosen) | _guidance_facts(asked, request, chosen)
     placement = model.placer.admit(request)
     if (request.loras or turbo) and placement is Placement.FP8:
         field = "config.loras" if request.loras else "config.preset: turbo"
@@ -175,11 +175,23 @@ def _facts(request: GenerationRequest, model: Wan21, chosen: Plan) -> Facts:
         facts["conditioning_scale"] = round(chosen.scale, 4)
     if chosen.acted is not None and chosen.acted != request.denoise_strength:
         facts["denoise_strength_acted"] = chosen.acted
+    if chosen.subjects:
+        facts["subject_references"] = len(chosen.subjects)
+    if model.checkpoint.random_weights:
+        facts["random_weights"] = True
+    if chosen.route is Route.COPY:
+        return facts
     if request.loras:
         facts["loras"] = ", ".join(f"{lora.name} ({lora.scale:g})" for lora in request.loras)
     tokens = model.embeddings.tokens(request.prompt)
     if tokens > MAX_TOKENS:
         facts["prompt_truncated_tokens"] = tokens - MAX_TOKENS
-    if model.checkpoint.random_weights:
-        facts["random_weights"] = True
     return facts
+
+
+def _guidance_facts(asked: GenerationRequest, request: GenerationRequest, chosen: Plan) -> Facts:
+    """Say where guidance is another than asked: at 1 and below there is none, whatever the negative prompt says."""
+    if chosen.route is Route.COPY or request.guidance_scale > 1:
+        return {}
+    facts: Facts = {} if asked.guidance_scale == 1 else {"guidance_scale_acted": 1.0}
+    return facts | {"negative_prompt_applied": False} if asked.negative_prompt else facts
