@@ -235,7 +235,8 @@ class Worker:
             if self._draining and leases.adopted and not self.runs():
                 return
             wanted = self._capacity(outbox)
-            if wanted == 0:
+            idle = not self.runs() and not self._readiness.has_room and not self._draining  # it polls, so that others see it live
+            if wanted == 0 and not idle:
                 await self._wait_for_change(_BUSY_WAIT)
                 continue
             try:

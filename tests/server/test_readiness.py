@@ -42,17 +42,18 @@ def test_health_has_the_seeds_fields(api):
 
 
 @pytest.mark.parametrize("busy", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_a_lane_whose_process_is_stuck(serve, busy):
-    api = serve()
+def test_a_lane_whose_process_is_stuck(api, busy):
     if busy:
-        api.submit(job("a", "pace:0.2", num_inference_steps=100))
-        api.wait_until_step("a")
+        api.submit(job("busy", "pace:0.2", num_inference_steps=100))
+        api.wait_until_step("busy")
     for pid in api.worker.lane_pids():
         os.kill(pid, signal.SIGSTOP)
     assert "has not answered" in wait_for(api, 503, "lane generate-cpu")[0]
     for pid in api.worker.lane_pids():
         os.kill(pid, signal.SIGCONT)
     wait_for(api, 200)
+    if busy:
+        api.client.delete("/jobs/busy")
 
 
 def test_a_lane_whose_steps_have_stopped(serve):
@@ -113,6 +114,10 @@ def test_a_worker_that_lacks_something_from_the_start(tmp_path, plugins, fault, 
                 assert status == 503
                 found = body["problems"]
         assert worker.get("/health")[1]["ready"] is False
+        while not (seen := worker.get("/workers")[1].get("workers")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert seen[0]["alive"]
 
 
 @pytest.mark.long
