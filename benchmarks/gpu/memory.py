@@ -2,6 +2,7 @@
 
     python benchmarks/gpu/memory.py --out results        # the real 1.3B architecture with random weights, 83 frames of 480x832
     python benchmarks/gpu/memory.py --out results --device cpu --size tiny
+    python benchmarks/gpu/memory.py --out results --checkpoint VACE --mode both     # what encoding a control takes as well
 
 Each placement makes a clip of two steps, which compiles and puts the weights where they belong, and then the one that counts. The
 first placement that ends is what the others' latents and frames are held against. What is reserved is what a card must have.
@@ -31,11 +32,13 @@ from subject import Case, Subject, Watch, error
 from wan_host_wan21.generation import generate
 from wan_host_wan21.memory import Job, Placement, needed_bytes
 
+from wan_host import ReferenceMode, References
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GIB = 2**30
-PHASES = ("text_encode", "denoise", "decode")
+PHASES = ("text_encode", "vae_encode", "denoise", "decode")
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -44,6 +47,18 @@ class MemoryWatch(Watch):
     """A lane's context that also keeps the peaks of each phase, in GiB; None where the device does not count them."""
 
     phases: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    encoding_since: float | None = None
+    """When the VAE began to encode references, within the stage of denoising."""
+
+    def progress(self, note: str = "") -> None:
+        """Count what encoding references takes by itself."""
+        if note == "encoding with the VAE" and self.encoding_since is None:
+            wait(self.device)
+            self.encoding_since = time.perf_counter()
+        elif note == "denoising" and self.encoding_since is not None and "vae_encode" not in self.phases:
+            wait(self.device)
+            self.phases["vae_encode"] = {"seconds": time.perf_counter() - self.encoding_since, **self.peaks()}
+            self.between()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -71,9 +86,15 @@ class MemoryWatch(Watch):
         }
 
 
-def measured(subject: Subject, case: Case, placement: Placement, expected: dict[str, np.ndarray]) -> dict[str, Any]:
+def measured(
+    subject: Subject, case: Case, placement: Placement, expected: dict[str, np.ndarray], mode: ReferenceMode = ReferenceMode.NONE
+) -> dict[str, Any]:
     """Return what one placement needs. ``expected`` is filled by the first that ends."""
     model = subject.model
+    asked = subject.request("exact", case)
+    if mode is not ReferenceMode.NONE:
+        picture = np.random.default_rng(0).integers(0, 255, (case.height, case.width, 3), np.uint8)
+        asked = replace(asked, reference_mode=mode, references=References(first_frame=picture, last_frame=picture))
     job = Job(frames=case.frames, width=case.width, height=case.height)
     row: dict[str, Any] = {
         "placement": placement.value,
@@ -81,7 +102,7 @@ def measured(subject: Subject, case: Case, placement: Placement, expected: dict[
     }
     model.placer._settings = model.settings.model_copy(update={"placement": placement})  # noqa: SLF001  # as the setting would
     begun = time.perf_counter()
-    generate(subject.request("exact", replace(case, steps=2)), model, Watch(subject.device))
+    generate(replace(asked, num_inference_steps=2), model, Watch(subject.device))
     wait(subject.device)
     row["warm_up_seconds"] = time.perf_counter() - begun
     model.embeddings.forget()
@@ -90,7 +111,7 @@ def measured(subject: Subject, case: Case, placement: Placement, expected: dict[
         torch.cuda.reset_peak_memory_stats(subject.device)
     watch = MemoryWatch(subject.device)
     begun = time.perf_counter()
-    made = generate(subject.request("exact", case), model, watch)
+    made = generate(asked, model, watch)
     wait(subject.device)
     row["seconds"] = time.perf_counter() - begun
     watch.between()
@@ -122,16 +143,16 @@ def host_gib() -> float | None:
 def table(found: dict[str, Any]) -> str:
     """Return the figures as Markdown."""
     case = found["case"]
-    shape = f"{case['frames']} frames of {case['width']}x{case['height']}, {case['steps']} steps"
+    shape = f"{case['frames']} frames of {case['width']}x{case['height']}, {case['steps']} steps, references {found['mode']}"
     lines = [
         f"{found['device']}, torch {found['torch']}, {found['date']}: {shape}, {found['weights']}; one run of each placement.",
         "",
-        "| placement | estimated | reserved | text encoding | denoising | decoding | a step | against the first |",
-        "|---|---|---|---|---|---|---|---|",
+        "| placement | estimated | reserved | text encoding | references | denoising | decoding | a step | against the first |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
         if "error" in row:
-            lines.append(f"| `{row['placement']}` | {row['error']} |" + " |" * 6)
+            lines.append(f"| `{row['placement']}` | {row['error']} |" + " |" * 7)
             continue
         phases = [_phase(row["phases"].get(name)) for name in PHASES]
         same = "the same bits" if row["frames_equal"] and row["latents_equal"] else f"latents {row['latents_error']:.1e} off"
@@ -157,6 +178,7 @@ def main() -> None:
     parser.add_argument("--size", choices=["1.3b", "tiny"], default="1.3b")
     parser.add_argument("--checkpoint", type=Path, help="a folder in the diffusers layout, instead of random weights")
     parser.add_argument("--placements", default="resident,text_off,lean,fp8", help="in this order; fp8 must be the last")
+    parser.add_argument("--mode", choices=["none", "both"], default="none", help="references; both needs a VACE checkpoint")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--budget", type=float, default=140, help="seconds; a placement that would not end in them is left out")
     parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="a setting of the plugin")
@@ -177,6 +199,7 @@ def main() -> None:
         "date": arguments.date,
         "weights": "random weights" if subject.random else f"weights of {arguments.checkpoint}",
         "settings": arguments.setting,
+        "mode": arguments.mode,
         "case": {"frames": case.frames, "width": case.width, "height": case.height, "steps": case.steps},
         "rows": [],
     }
@@ -189,7 +212,7 @@ def main() -> None:
             row = {"placement": placement.value, "error": "left out: no time"}
         else:
             try:
-                row = measured(subject, case, placement, expected)
+                row = measured(subject, case, placement, expected, ReferenceMode(arguments.mode))
             except Exception as problem:  # noqa: BLE001  # the other placements are measured all the same
                 row = {"placement": placement.value, "error": f"{type(problem).__name__}: {str(problem).splitlines()[0]}"}
             last = time.monotonic() - started

@@ -33,6 +33,15 @@ def test_every_placement_is_tried_and_held_against_the_first(tmp_path):
     assert "| `lean` |" in table
 
 
+def test_what_encoding_references_takes_is_a_phase_of_its_own(tmp_path, tiny_folder):
+    rows, table = run(tmp_path, "--checkpoint", tiny_folder("vace"), "--mode", "both", "--placements", "resident,lean")
+    for row in rows:
+        assert set(row["phases"]) == {"text_encode", "vae_encode", "denoise", "decode"}
+        assert row["phases"]["vae_encode"]["seconds"] < row["phases"]["denoise"]["seconds"]
+        assert row["facts"]["route"] == "vace"
+    assert "references both" in table
+
+
 def test_a_placement_that_fails_is_written_down_and_the_others_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     specification = importlib.util.spec_from_file_location("gpu_memory", SCRIPT)
@@ -41,10 +50,10 @@ def test_a_placement_that_fails_is_written_down_and_the_others_go_on(tmp_path, m
     specification.loader.exec_module(module)
     measured = module.measured
 
-    def short(subject, case, placement, expected):
+    def short(subject, case, placement, expected, mode):
         if placement == "text_off":
             raise OutOfMemory("too little\nand more of it")
-        return measured(subject, case, placement, expected)
+        return measured(subject, case, placement, expected, mode)
 
     monkeypatch.setattr(module, "measured", short)
     monkeypatch.setattr(
