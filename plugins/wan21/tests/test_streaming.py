@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch  # noqa: TID253  # a test of torch code
+from wan_host_wan21.generation import generate
+from wan_host_wan21.memory import Placement
+from wan_host_wan21.settings import Wan21Settings
 from wan_host_wan21.streaming import Blocks, Lookup
+
+from wan_host import JobCancelled
 
 CPU = torch.device("cpu")
 
@@ -66,6 +71,64 @@ def test_every_block_is_copied_once_a_pass_and_before_its_turn(parts, fetched):
     assert fetched == [0, 1, 2, 3, 0, 1, 2, 3, 0], "what follows the last block is known after the first pass"
     run(parts)
     assert fetched[9:] == [1, 2, 3, 0], "the first block came while the last one computed"
+
+
+def test_passes_that_are_made_together_have_each_block_brought_once_and_the_bits_of_each_alone(parts, fetched):
+    inputs = [torch.randn(1, 5, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+
+    def through(x):
+        x = x * 2  # before the blocks, and behind them, every pass is its own
+        for part in parts:
+            x = part(x)
+        return x + 1
+
+    expected = [through(x) for x in inputs]
+    blocks = Blocks(parts, CPU)
+    for attach in (False, True):
+        if attach:
+            blocks.attach()
+        made = blocks.together([lambda x=x: through(x) for x in inputs])
+        assert all(torch.equal(one, other) for one, other in zip(made, expected, strict=True))
+    assert fetched == [0, 1, 2, 3]
+    assert torch.equal(through(inputs[1]), expected[1]), "and the next pass is one alone"
+
+
+def test_a_pass_that_raises_among_others_leaves_no_trace(parts):
+    expected = run(parts)
+    blocks = Blocks(parts, CPU)
+    blocks.attach()
+    calls = []
+
+    def stop(*_):
+        calls.append(1)
+        if len(calls) == 2:
+            raise ValueError("cancelled")
+
+    handle = parts[2].register_forward_pre_hook(stop)
+    with pytest.raises(ValueError, match="cancelled"):
+        blocks.together([lambda: run(parts), lambda: run(parts)])
+    handle.remove()
+    assert torch.equal(run(parts), expected)
+    assert blocks.together([lambda: run(parts)])[0].equal(expected)
+
+
+@pytest.mark.parametrize("placement", ["text_off", "lean"])
+def test_both_prompts_take_one_stream_of_the_encoders_weights_and_are_what_each_is_alone(
+    *, placement, vace, video, recorder, fetched, monkeypatch
+):
+    monkeypatch.setattr(vace.placer, "_settings", Wan21Settings(placement=placement))
+    vace.embeddings.forget()
+    request = video()
+    with pytest.raises(JobCancelled):
+        generate(request, vace, recorder(stop_at="stage denoise", error=JobCancelled("enough")))
+    assert fetched == list(range(len(vace.components.text_encoder.encoder.block)))
+    together = [vace.embeddings.encode(text) for text in (request.prompt, request.negative_prompt)]
+    vace.embeddings.forget()
+    with torch.no_grad(), vace.placer.encoding():
+        alone = [vace.embeddings.encode(text) for text in (request.prompt, request.negative_prompt)]
+    vace.placer.place(Placement.RESIDENT)
+    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
+    assert not torch.equal(*alone)
 
 
 def test_a_view_that_passes_some_blocks_by_is_learnt(parts, fetched):

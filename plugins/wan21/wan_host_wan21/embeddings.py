@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import torch
 
     from wan_host_wan21.components import Components
+
+    Together = Callable[[Sequence[Callable[[], torch.Tensor]]], list[torch.Tensor]]
+    """Runs passes of the text encoder, and returns what each gives."""
 
 MAX_TOKENS = 512
 """Length that Wan was trained with. ``encode_prompt`` defaults to 226 but the pipelines pass 512: it must be said."""
@@ -41,16 +47,29 @@ class PromptEmbeddings:
 
     def encode(self, text: str) -> torch.Tensor:
         """Return the embedding of one text. Call under ``torch.no_grad``: an embedding that carries a graph must not be kept."""
-        found = self._kept.get(text)
-        if found is None:
-            found, _ = self._encoder.encode_prompt(
-                prompt=text, do_classifier_free_guidance=False, max_sequence_length=MAX_TOKENS, device=self._device
-            )
-            self._kept[text] = found
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(text)
+        found = self._kept[text] if text in self._kept else self._computed(text)
+        self._keep(text, found)
         return found
+
+    def encode_all(self, texts: Sequence[str], together: Together) -> list[torch.Tensor]:
+        """Return the embeddings of texts as `encode` does, those that are not kept ``together``."""
+        missing = [text for text in dict.fromkeys(texts) if text not in self._kept]
+        if missing:
+            for text, made in zip(missing, together([partial(self._computed, text) for text in missing]), strict=True):
+                self._keep(text, made)
+        return [self.encode(text) for text in texts]
+
+    def _computed(self, text: str) -> torch.Tensor:
+        made: torch.Tensor = self._encoder.encode_prompt(
+            prompt=text, do_classifier_free_guidance=False, max_sequence_length=MAX_TOKENS, device=self._device
+        )[0]
+        return made
+
+    def _keep(self, text: str, made: torch.Tensor) -> None:
+        self._kept[text] = made
+        self._kept.move_to_end(text)
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
 
     def tokens(self, text: str) -> int:
         """Return the number of tokens of a text, its end marker included; those beyond 512 have no effect."""

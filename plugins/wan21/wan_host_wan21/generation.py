@@ -72,7 +72,8 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
                 cache=model.acceleration.cache,
                 turbo=turbo,
             )
-            model.acceleration.begin(schedule, done=0 if steps.start is None else steps.start.done)
+            done = 0 if steps.start is None else steps.start.done
+            model.acceleration.begin(schedule, done=done, negative=prompts.negative)
             with context.stage("denoise"):
                 latents = latents_for(chosen, request, model, prompts, seed=seed, steps=steps)
             model.placer.denoised()
@@ -142,8 +143,8 @@ def encode_prompts(request: GenerationRequest, model: Wan21) -> Prompts:
     if all(text in model.embeddings for text in texts):
         embeddings = [model.embeddings.encode(text) for text in texts]
     else:
-        with model.placer.encoding():
-            embeddings = [model.embeddings.encode(text) for text in texts]
+        with model.placer.encoding() as together:
+            embeddings = model.embeddings.encode_all(texts, together)
     return Prompts(positive=embeddings[0], negative=embeddings[1] if len(embeddings) > 1 else None)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from wan_host import GenerationRequest, ModelInfo
     from wan_host_wan21.components import Components
+    from wan_host_wan21.embeddings import Together
     from wan_host_wan21.settings import Wan21Settings
 
 _RESERVED = 1.0
@@ -89,16 +90,19 @@ class Placer:
             empty_cache(self._device)
 
     @contextmanager
-    def encoding(self) -> Iterator[None]:
-        """Have the text encoder run on the device inside, and its blocks off it afterwards unless it is resident."""
+    def encoding(self) -> Iterator[Together]:
+        """Have the text encoder run on the device inside, and its blocks off it afterwards unless it is resident.
+
+        What is given runs several texts through it, so that its blocks come once for all of them.
+        """
         if self.current is Placement.RESIDENT:
             self._text_blocks.detach()
             self._table.detach()
             self._move(self._components.text_encoder)
-            yield
+            yield self._text_blocks.together
             return
         try:
-            yield
+            yield self._text_blocks.together
         finally:
             self._text_blocks.release()
             empty_cache(self._device)

@@ -9,16 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch  # noqa: TID253  # this module is imported with a loaded model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _ALIGNED = 256
 """Bytes: as torch aligns tensors on a GPU, so that kernels and compiled code find what they expect."""
 _THREADS = 4
+_Made = TypeVar("_Made")
 _log = logging.getLogger("wan_host_wan21")
 
 
@@ -67,6 +68,17 @@ class _Rest:
             place.tensor.data = place.within(held)
 
 
+class _Along(Exception):
+    """A pass that is made along with another, raised where its blocks begin: what they are given, the stream of tokens first."""
+
+    def __init__(self, stream: Any, rest: tuple[Any, ...], options: dict[str, Any]) -> None:
+        super().__init__()
+        self.stream, self._rest, self._options = stream, rest, options
+
+    def follow(self, call: Callable[..., Any]) -> None:
+        self.stream = call(self.stream, *self._rest, **self._options)
+
+
 class _Slot:
     """Room on the device for one block. ``ready``: its weights have arrived; ``left``: what computed with them is done."""
 
@@ -98,6 +110,43 @@ class Blocks:
         self._last: int | None = None
         self._after: dict[int | None, int] = {index: index + 1 for index in range(len(self._blocks) - 1)}
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._notes = False
+        """Whether the first block is to say what it is given instead of computing."""
+        self._along: list[_Along] = []
+        self._made: Any = None
+        """The stream behind the blocks, where they have computed already."""
+
+    def together(self, passes: Sequence[Callable[[], _Made]]) -> list[_Made]:
+        """Return what passes over all blocks give; each block comes to the device once for all of them.
+
+        Each is computed by itself, to the bits that it has alone: all but the first are led up to the blocks, follow the first
+        from block to block, and are led on from there. A block must return the stream, which is its first argument.
+        """
+        first, *others = passes
+        if not self.attached:
+            return [run() for run in passes]
+        try:
+            followers = [self._led(run) for run in others]
+            self._along = followers
+            made = [first()]
+            self._along = []
+            for run, along in zip(others, followers, strict=True):
+                self._made = along.stream
+                made.append(run())
+        finally:
+            self._along, self._made = [], None
+        return made
+
+    def _led(self, run: Callable[[], Any]) -> _Along:
+        """Return what a pass gives the first block."""
+        self._notes = True
+        try:
+            run()
+        except _Along as along:
+            return along.with_traceback(None)
+        finally:
+            self._notes = False
+        raise RuntimeError("a pass has gone by the blocks")
 
     def attach(self) -> None:
         """Let the blocks rest in the host's memory, and come from there for every pass. The copy there is made once."""
@@ -143,9 +192,16 @@ class Blocks:
         self._calls.setdefault(block, block._call_impl)  # noqa: SLF001  # as in compute_with
 
         def run(*args: Any, **options: Any) -> Any:
+            if self._notes:
+                raise _Along(args[0], args[1:], options)
+            if self._made is not None:
+                return self._made
             self._enter(block, index)
             try:
-                return self._calls[block](*args, **options)
+                made = self._calls[block](*args, **options)
+                for along in self._along:
+                    along.follow(self._calls[block])
+                return made
             finally:
                 self._leave(index)
 
