@@ -41,10 +41,10 @@ def test_a_sequence_is_as_long_as_the_published_one():
 
 @pytest.mark.parametrize("frames", [81, 161])
 def test_the_vae_takes_a_chunk_of_frames_however_many_there_are(frames):
-    """4.01 GiB were measured for decoding 480x832 in float32, and a sixth more in the allocator."""
+    """Counted, 5.54 GiB are alive when 480x832 is decoded in float32; the allocator holds a sixth beside."""
     shorter, longer = (Job(frames=count, width=480, height=832) for count in (5, frames))
     vae = needed_bytes(Placement.LEAN, REAL, shorter) - (REAL.transformer - REAL.transformer_blocks + REAL.vae)
-    assert 4.01 * 7 / 6 * GIB < vae < 6 * GIB
+    assert 5.54 * 7 / 6 * GIB < vae < 7 * GIB
     denoising = needed_bytes(Placement.LEAN, REAL, longer) > needed_bytes(Placement.LEAN, REAL, shorter)
     assert denoising == (frames == 161), "a long clip's denoising takes more than its decoding"
 
@@ -80,13 +80,13 @@ def test_leaner_placements_need_less():
 
 def test_a_refusal_names_the_largest_that_fits():
     said = refusal(REAL, FULL, 5 * GIB, Placement.LEAN)
-    assert said.startswith("83 frames at 480x832 need about 6.")
+    assert said.startswith("83 frames at 480x832 need about 7.")
     assert "5.0 GiB are there; the largest that fits is" in said
     width, height = (int(side) for side in said.split(" is ")[-1].split(" for ")[0].split("x"))
     assert (width % 16, height % 16) == (0, 0)
     assert needed_bytes(Placement.LEAN, REAL, Job(frames=83, width=width, height=height)) <= 5 * GIB
     assert abs(width / height - 480 / 832) < 0.05
-    assert "frames at 480x832 or" in refusal(REAL, replace(FULL, frames=241), 7 * GIB, Placement.LEAN)
+    assert "frames at 480x832 or" in refusal(REAL, replace(FULL, frames=241), 15 * GIB // 2, Placement.LEAN)
     assert "nothing" in refusal(REAL, FULL, GIB // 8, Placement.LEAN)
 
 

@@ -1,9 +1,8 @@
 """What a job needs of a device's memory under each placement, and which jobs fit.
 
-Figures: one H100 with random weights of the real architecture gave a peak of 12.3 GiB for decoding 81 frames of 480x832 in
-float32 by diffusers' own loop, the VAE's weights and the frames themselves within; decoding in chunks keeps fewer tensors. What
-denoising needs beyond the weights is an estimate from the tensors that are alive in one block; it stays far below the decoder at
-every size, so that the decoder decides.
+What decoding takes was counted in its tensors; diffusers' own loop counts as 7.3 GiB at 480x832 and took 7.6 on an H200. What
+denoising needs beyond the weights is an estimate from the tensors that are alive in one block; it stays far below the decoder
+at every size, so that the decoder decides.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _GIB = 2**30
-_VAE_BYTES_PER_PIXEL = 16_000
-"""For the real width of 96. Decoding took 10,800 on an H200 (4.01 GiB at 480x832) and the allocator held a sixth beside; channels
-last, as CUDA has it, 7,700. Encoding the frames of a control is about as much by its tensors, and was not measured."""
+_VAE_BYTES_PER_PIXEL = 17_500
+"""For the real width of 96. Counted tensor by tensor, decoding takes 14,900: 9,500 are past frames of its convolutions, 5,400
+what is alive in a chunk; an H200's allocator held a sixth beside. Encoding the frames of a control counts as 14,100, and the
+clip several times beside. `benchmarks/gpu/memory.py` sets it: what is reserved for `decode` under lean, less the weights."""
 _SIDE = 16
 _PATCH = 2
 _LATENT = 8
