@@ -88,7 +88,7 @@ def measure(arguments: argparse.Namespace) -> Results:
     device = torch.device(arguments.device)
     options = dict(pair.split("=", 1) for pair in arguments.setting)
     subject = Subject(arguments.checkpoint, arguments.size, device, out / "data", **options)
-    subject.put_in(set(filter(None, arguments.put_in.split(","))))
+    subject.put_in(frozenset(filter(None, arguments.put_in.split(","))))
     print(f"model ready after {time.monotonic() - begun:.1f} s", flush=True)
     results = Results(out / "results.json", setting(arguments, device, subject), fresh=arguments.fresh)
     chosen = [variant for variant in arguments.variants.split(",") if variant != "turbo" or subject.model.turbo is not None]
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=540, help="seconds in all; what does not fit is left for the next call")
     parser.add_argument("--look", help="instead: waits, kernels, passes, decoders, handover (needs ffmpeg); CUDA")
     parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="a setting of the plugin")
-    parser.add_argument("--put-in", default="", help="what `exact` has beside: norms, pairs, or both with a comma")
+    parser.add_argument("--put-in", default="", help="what presets run beside: norms, texts, pairs, or several with commas")
     parser.add_argument("--commit", help="the commit under test, where there is no git")
     parser.add_argument("--date", default=dt.datetime.now(tz=dt.UTC).date().isoformat())
     parser.add_argument("--quick", action="store_true", help="ten steps and one round")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from subject import Case, Subject
 
 STEPS, PASSES, TIMED_STEPS = 3, 2, 8
-ROWS = 60
+ROWS, _FAR_APART = 60, 4
 BUDGET = 190.0
 """Seconds for all ways to run passes; what does not fit is listed as left out."""
 _KINDS = {"attention": ("sdpa", "flash", "attention", "fmha"), "products": ("nvjet", "gemm", "xmma", "cutlass", "wgmma")}
@@ -60,17 +60,25 @@ def kernels(subject: Subject, case: Case, variant: str) -> str:
         for _ in range(PASSES):
             module(**given, return_dict=False)
         wait(device)
-    rows = []
-    for event in profile.key_averages():
-        seconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        if (event.device_type.name == "CUDA") == on_gpu and event.key not in _NO_KERNELS:
-            rows.append((seconds / 1e3 / PASSES, event.count // PASSES, event.key))
+    taken: dict[str, list[float]] = {}
+    for event in profile.events():
+        if (event.device_type.name == "CUDA") == on_gpu and event.name not in _NO_KERNELS:
+            taken.setdefault(event.name, []).append((event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3)
+    rows = [(sum(part) / PASSES, len(part) / PASSES, name) for name, times in taken.items() for part in _by_size(times)]
     rows.sort(reverse=True)
     sums = dict.fromkeys(("attention", "products", "other"), 0.0)
     for milliseconds, _count, name in rows:
         sums[next((kind for kind, marks in _KINDS.items() if any(mark in name for mark in marks)), "other")] += milliseconds
     head = f"{variant}, ms a pass: " + ", ".join(f"{kind} {milliseconds:.2f}" for kind, milliseconds in sums.items())
-    return "\n".join([head, *(f"{milliseconds:9.3f} {count:5d}  {name[:150]}" for milliseconds, count, name in rows[:ROWS])])
+    return "\n".join([head, *(f"{milliseconds:9.3f} {count:6g}  {name[:150]}" for milliseconds, count, name in rows[:ROWS])])
+
+
+def _by_size(times: list[float]) -> list[list[float]]:
+    """Tell a kernel's large calls from its small ones, such as attention to all tokens from attention to the prompt."""
+    if max(times) <= _FAR_APART * min(times):
+        return [times]
+    middle = (min(times) * max(times)) ** 0.5
+    return [part for part in ([time for time in times if time < middle], [time for time in times if time >= middle]) if part]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,17 +87,19 @@ class Way:
 
     name: str
     beside: frozenset[str] = frozenset()
-    """What it has beside what it has in jobs: ``norms``, ``pairs``."""
+    """What it has that it has not in jobs."""
     options: dict[str, Any] | None = None
     """Of torch.compile."""
 
 
 WAYS = (
     Way(name="as it is"),
-    Way(name="norms in kernels", beside=frozenset({"norms"})),
-    Way(name="both passes as one", beside=frozenset({"pairs"})),
-    Way(name="norms in kernels, both passes as one", beside=frozenset({"norms", "pairs"})),
+    Way(name="texts", beside=frozenset({"texts"})),
+    Way(name="texts, norms", beside=frozenset({"texts", "norms"})),
+    Way(name="texts, norms, pairs", beside=frozenset({"texts", "norms", "pairs"})),
     Way(name="as it is, again"),
+    Way(name="norms", beside=frozenset({"norms"})),
+    Way(name="pairs", beside=frozenset({"pairs"})),
     Way(name="compiled, of two kinds of reduction the faster", options={"triton.multi_kernel": 1}),
     Way(name="compiled, tuned", options={"coordinate_descent_tuning": True}),
 )
@@ -109,7 +119,7 @@ def passes(subject: Subject, case: Case) -> list[dict[str, Any]]:
         if time.perf_counter() - began > BUDGET:
             row["left_out"] = True
             continue
-        subject.put_in(set(way.beside))
+        subject.put_in(way.beside)
         acceleration.forget_compiled()
         acceleration.compiles_with = compiles_with | ({} if way.options is None else {"options": way.options})
         try:
@@ -134,7 +144,7 @@ def passes(subject: Subject, case: Case) -> list[dict[str, Any]]:
             "facts": made["facts"],
         }
         print(row, flush=True)
-    subject.put_in(set())
+    subject.put_in(frozenset())
     acceleration.forget_compiled()
     acceleration.compiles_with = compiles_with
     return rows

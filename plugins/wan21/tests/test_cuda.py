@@ -278,6 +278,7 @@ def blocks_of_odd_sizes():
 
 @needs_triton
 @pytest.mark.parametrize("compiled", [False, True])
+@torch.no_grad()
 def test_norms_of_blocks_in_kernels_compute_what_the_modules_compute(compiled):
     from wan_host_wan21.kernels import Kernels
 
@@ -295,6 +296,59 @@ def test_norms_of_blocks_in_kernels_compute_what_the_modules_compute(compiled):
         block._compiled_call_impl = None
         assert "forward" not in vars(block)
     assert torch.equal(model(*inputs, return_dict=False)[0].float(), plain), "all of them are out again"
+
+
+@needs_triton
+@pytest.mark.parametrize("ends", [(17, 90), (1, 99), (100, 64)])
+def test_attention_to_a_padded_text_is_attention_to_all_of_its_rows(ends):
+    from wan_host_wan21.kernels import attend_to_text
+
+    source = torch.Generator().manual_seed(1)
+    texts, weight, query = (torch.randn(*size, generator=source) for size in ((2, 100, 30), (30, 96), (2, 150, 2, 24)))
+    for text, end in zip(texts, ends, strict=True):
+        text[end:] = text[-1].clone()
+    key, value = (part.unflatten(2, (2, 24)) for part in (texts @ weight * 0.3).to(DEVICE, KERNEL_DTYPE).chunk(2, dim=-1))
+    query, texts = (tensor.to(DEVICE, KERNEL_DTYPE) for tensor in (query, texts))
+    sides = (tensor.transpose(1, 2).float() for tensor in (query, key, value))
+    wanted = torch.nn.functional.scaled_dot_product_attention(*sides).transpose(1, 2)
+    made = attend_to_text(query, key, value, texts).float()
+    assert float((made - wanted).norm() / wanted.norm()) < (1e-4 if DEVICE == "cpu" else 0.01)
+
+
+@needs_triton
+def test_what_the_padding_of_a_text_holds_is_not_computed_row_by_row():
+    """Keys and values behind the text's end are not looked at: they are the last row's."""
+    from wan_host_wan21.kernels import attend_to_text
+
+    text = torch.zeros(1, 100, 30, device=DEVICE, dtype=KERNEL_DTYPE)
+    text[:, :5] = 1
+    query, key, value = (torch.randn(1, rows, 2, 24, device=DEVICE).to(KERNEL_DTYPE) for rows in (7, 100, 100))
+    whole = attend_to_text(query, key, value, text)
+    key[:, 6:], value[:, 6:] = float("nan"), float("nan")
+    assert torch.equal(attend_to_text(query, key, value, text), whole)
+
+
+@needs_triton
+@pytest.mark.parametrize("compiled", [False, True])
+@torch.no_grad()
+def test_blocks_with_all_kernels_compute_what_the_modules_compute(compiled):
+    from wan_host_wan21.kernels import Kernels
+
+    model, (latents, timestep, text) = blocks_of_odd_sizes()
+    text[:, 3:] = 0
+    plain = model(latents, timestep, text, return_dict=False)[0].float()
+    model.fuse_qkv_projections()
+    kernels = Kernels(model.blocks, norms=True, texts=True)
+    if compiled:
+        for block in model.blocks:
+            block.compile(backend="eager" if DEVICE == "cpu" else "inductor", fullgraph=True, dynamic=False)
+    made = model(latents, timestep, text, return_dict=False)[0].float()
+    assert float((made - plain).norm() / plain.norm()) < (1e-4 if DEVICE == "cpu" else 0.01)
+    kernels.take_out()
+    model.unfuse_qkv_projections()
+    for block in model.blocks:
+        block._compiled_call_impl = None
+    assert torch.equal(model(latents, timestep, text, return_dict=False)[0].float(), plain), "all of them are out again"
 
 
 @needs_triton

@@ -100,6 +100,56 @@ def test_unguided_steps_leave_the_negative_prompt_out(vace):
     assert cache.passes == 3
 
 
+@pytest.mark.parametrize("kind", ["t2v", "vace"])
+def test_two_passes_made_as_one_are_what_each_is_alone(kind, vace):
+    module = view_of(vace, kind)
+    first = inputs_of(module, 1) | scaled(module, 0.5 if kind == "vace" else None)
+    second = first | {"encoder_hidden_states": torch.randn(1, 512, 32, generator=torch.Generator().manual_seed(9))}
+    cache, schedule = StepCache([module]), Schedule(computed=(True, False, True), guided=(True, True, False))
+    made = {}
+    with torch.no_grad():
+        for negative in (None, second["encoder_hidden_states"]):
+            cache.begin(schedule, negative=negative)
+            begun, made[negative is None] = cache.passes, []
+            for _ in schedule.computed:
+                made[negative is None] += [module(**given, return_dict=False)[0] for given in (first, second)]
+                cache.next_step()
+            assert cache.passes - begun == (3 if negative is None else 2)
+        cache.begin(schedule, negative=second["encoder_hidden_states"])
+        module(**first, return_dict=False)
+        with pytest.raises(RuntimeError, match="asks for something else than what was made with the first"):
+            module(**first, return_dict=False)
+        cache.end()
+    assert not torch.equal(made[True][0], made[True][1])
+    for alone, together in zip(made[True], made[False], strict=True):
+        assert torch.allclose(alone, together, atol=1e-5)
+
+
+def test_a_clip_whose_passes_are_paired_is_the_same_clip(*, load_tiny, video, image, picture, recorder, monkeypatch):
+    monkeypatch.setenv("WAN_HOST_WAN21_COMPILE", "true")
+    model = load_tiny("vace")
+    model.acceleration.compiles_with |= {"backend": "eager"}
+    requests = [
+        video(),
+        video(reference_mode=ReferenceMode.START, references=References(first_frame=picture())),
+        video(preset="fast", num_inference_steps=12),
+        image(reference_mode=ReferenceMode.SINGLE, references=References(image=picture())),
+        video(guidance_scale=1.0),
+    ]
+    alone = [generate(request, model, recorder()) for request in requests]
+    model.acceleration.leave()
+    model.acceleration.beside = frozenset({"pairs"})
+    counted = []
+    for request, expected in zip(requests, alone, strict=True):
+        before = model.acceleration.cache.passes
+        made = generate(request, model, recorder())
+        counted.append(model.acceleration.cache.passes - before)
+        assert made.metadata["paired"] is True
+        assert np.abs(made.clips[0].frames.astype(int) - expected.clips[0].frames).max() <= 1
+    assert counted[0] == requests[0].num_inference_steps
+    assert counted[-1] == 0, "without guidance there is nothing to pair"
+
+
 def test_a_step_that_reuses_nothing_is_refused(vace):
     module = vace.components.plain
     cache = StepCache([module])

@@ -32,6 +32,8 @@ Facts = dict[str, str | int | float | bool]
 _SHAPES = 64
 """Compiled variants of a block that torch keeps; its default of 8 would stop compiling without a word that reaches a report."""
 _TEXT_TOKENS = 512
+BESIDE = frozenset({"norms", "texts", "pairs"})
+"""The plugin's kernels for the blocks' norms, its kernel for attention to the prompt, and both passes of guidance as one."""
 
 
 class Acceleration:
@@ -51,9 +53,8 @@ class Acceleration:
         """What brings the blocks to the device where they do not stay there."""
         self.compiles_with: dict[str, Any] = {"fullgraph": True, "dynamic": False}
         """Options of torch.compile."""
-        self.fuses_norms = self.pairs = False
-        """What ``benchmarks/gpu --look passes`` tries and nobody has measured yet: kernels of the plugin's own for the blocks'
-        norms, and the two passes of guidance as one over two samples."""
+        self.beside: frozenset[str] = frozenset()
+        """Which of `BESIDE` are put in, too: ``benchmarks/gpu --look passes`` tries them, and nobody has measured them yet."""
         if self.compiles:
             _keep_compiled(settings)
 
@@ -86,7 +87,7 @@ class Acceleration:
         if compiles and still and not adapters:
             self._fuse()
             self._facts["fused"] = True
-            if self.pairs:
+            if "pairs" in self.beside:
                 self._facts["paired"] = True
         if rounds:
             self._layers = fp8.Fp8Layers(self._blocks())
@@ -96,10 +97,9 @@ class Acceleration:
             if still and self._has_kernels():
                 from wan_host_wan21.kernels import Kernels
 
-                self._kernels = Kernels(self._blocks(), norms=self.fuses_norms)
+                self._kernels = Kernels(self._blocks(), norms="norms" in self.beside, texts="texts" in self.beside)
                 self._facts["kernels"] = True
-                if self.fuses_norms:
-                    self._facts["kernel_norms"] = True
+                self._facts |= {f"kernel_{name}": True for name in sorted(self.beside & {"norms", "texts"})}
             self._compile()
             self._facts["compiled"] = True
         if self._device.type == "cuda" and still:
