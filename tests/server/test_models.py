@@ -4,7 +4,9 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.server.conftest import job
+import pytest
+
+from tests.server.conftest import job, served
 from tests.server.test_jobs import problem
 
 
@@ -59,18 +61,22 @@ def test_wrong_requests_to_enhance_are_refused(api):
     assert "secretive" not in long["detail"]
 
 
-def test_enhancement_is_limited_in_rate(serve):
-    api = serve(WAN_HOST_ENHANCE_RATE="2")
-    answers = [api.client.post("/enhance", json={"prompt": "a cat"}) for _ in range(3)]
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory, plugins):
+    with served(tmp_path_factory.mktemp("limited"), plugins, WAN_HOST_ENHANCE_RATE="2", WAN_HOST_SUBMIT_RATE="1") as there:
+        yield there
+
+
+def test_enhancement_is_limited_in_rate(limited):
+    answers = [limited.client.post("/enhance", json={"prompt": "a cat"}) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 30
     assert problem(answers[-1], 429)
-    assert api.client.get("/jobs").status_code == 200
+    assert limited.client.get("/jobs").status_code == 200
 
 
-def test_submission_is_limited_in_rate(serve):
-    api = serve(WAN_HOST_SUBMIT_RATE="1")
-    assert [api.client.post("/jobs", json=job(name)).status_code for name in ("a", "b")] == [202, 429]
+def test_submission_is_limited_in_rate(limited):
+    assert [limited.client.post("/jobs", json=job(name)).status_code for name in ("a", "b")] == [202, 429]
 
 
 def test_without_an_enhancer_the_answer_says_so(serve):
@@ -90,8 +96,7 @@ def test_models_are_loaded_and_unloaded_by_hand(api):
         assert api.client.get("/health").json()[f"{family}_model_loaded"] is False
 
 
-def test_loads_that_wait_for_a_lane_that_works_have_a_limit(serve):
-    api = serve()
+def test_loads_that_wait_for_a_lane_that_works_have_a_limit(api):
     api.submit(job("works", "pace:0.1", num_inference_steps=200))
     api.wait_until_step("works")
 
