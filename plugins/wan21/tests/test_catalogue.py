@@ -110,6 +110,7 @@ def test_a_table_offers_more_models(tiny_folder, tmp_path, monkeypatch):
     ("row", "message"),
     [
         ('path = "nowhere"', "is no folder"),
+        ('path = "~nobody-of-this-name/model"', "is no path: Could not determine home directory"),
         ('base = "nothing"', "its base nothing is not there; there are none"),
         ('path = "me/model@main"', "not pinned"),
         (f'path = "me/model@{"0" * 40}"', "models pull"),
@@ -125,6 +126,22 @@ def test_a_wrong_row_is_one_clear_line(tmp_path, monkeypatch):
         table(tmp_path, monkeypatch, '[wan21.models.mine]\npath = "x"\ndefaults = { width = 500 }\n')
     with pytest.raises(SettingsError, match="give either path or base"):
         table(tmp_path, monkeypatch, "[wan21.models.mine]\n")
+
+
+@pytest.mark.parametrize(
+    "default", ["frames = 84", "fps = 30", "fast_steps = 201", "high_guidance = 31", "sample_shift = inf", "fast_guidance = nan"]
+)
+def test_a_default_that_no_job_may_ask_for_is_refused_at_the_start(default, tmp_path, monkeypatch):
+    name = default.partition(" ")[0]
+    with pytest.raises(SettingsError, match=rf"^WAN_HOST_WAN21_MODELS\.mine\.defaults\.{name}: "):
+        table(tmp_path, monkeypatch, f'[wan21.models.mine]\npath = "x"\ndefaults = {{ {default} }}\n')
+
+
+@pytest.mark.parametrize("limit", ["inf", "nan", "0"])
+def test_a_memory_limit_is_a_number(limit, monkeypatch):
+    monkeypatch.setenv("WAN_HOST_WAN21_VRAM_LIMIT_GB", limit)
+    with pytest.raises(SettingsError, match="VRAM_LIMIT_GB"):
+        read_settings()
 
 
 def test_weights_are_counted_from_the_files_headers(tiny_folder, vace):

@@ -169,7 +169,11 @@ def _checkpoint_of(row: CustomModel, found: Mapping[str, Checkpoint], settings: 
         return found[row.base]
     hub = parse(row.path)
     if hub is None:
-        return recognise(settings.models_path / Path(row.path).expanduser())
+        try:
+            path = Path(row.path).expanduser()
+        except RuntimeError as error:  # ~nobody
+            raise ModelLoadFailed(f"{row.path!r} is no path: {error}") from error
+        return recognise(settings.models_path / path)
     if not hub.pinned:
         raise ModelLoadFailed(f"{row.path} is not pinned; the revision must be a commit of 40 hex digits")
     pulled = settings.models_path / folder_of(hub.repo, hub.revision)

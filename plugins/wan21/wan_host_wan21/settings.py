@@ -25,22 +25,22 @@ class Adapter(BaseModel, frozen=True, extra="forbid"):
     """An adapter that is always in a model of the table: a name in the adapters' folder, or any path, and its weight."""
 
     name: str
-    scale: float = 1.0
+    scale: float = Field(default=1.0, ge=-4, le=4)
 
 
 class Defaults(BaseModel, frozen=True, extra="forbid"):
-    """Defaults of a model of the table; what is left out is the wire contract's."""
+    """Defaults of a model of the table, within what a job may ask for; what is left out is the wire contract's."""
 
     width: int = Field(default=480, gt=0, multiple_of=16)
     height: int = Field(default=832, gt=0, multiple_of=16)
-    frames: int = Field(default=83, ge=1)
-    fps: int = Field(default=24, ge=1)
-    sample_shift: float = Field(default=5.0, gt=0)
+    frames: int = Field(default=83, ge=1, le=83)
+    fps: int = Field(default=24, ge=8, le=24)
+    sample_shift: float = Field(default=5.0, gt=0, le=30)
     sample_solver: Literal["unipc", "dpm++"] = "dpm++"
-    fast_steps: int = Field(default=25, ge=1)
-    high_steps: int = Field(default=50, ge=1)
-    fast_guidance: float = Field(default=6.5, ge=0)
-    high_guidance: float = Field(default=7.5, ge=0)
+    fast_steps: int = Field(default=25, ge=1, le=200)
+    high_steps: int = Field(default=50, ge=1, le=200)
+    fast_guidance: float = Field(default=6.5, ge=0, le=30)
+    high_guidance: float = Field(default=7.5, ge=0, le=30)
 
 
 class CustomModel(BaseModel, frozen=True, extra="forbid"):
@@ -69,7 +69,7 @@ class Wan21Settings(PluginSettings, env_prefix=_PREFIX):
     """Adapters that jobs may name; defaults to ``loras`` in the data folder."""
     lora_repos: Names = ()
     """Hub repositories whose adapters jobs may name, as patterns such as ``me/*``; none by default."""
-    vram_limit_gb: float | None = Field(default=None, gt=0, validation_alias=_of_host("vram_limit_gb"))
+    vram_limit_gb: float | None = Field(default=None, gt=0, allow_inf_nan=False, validation_alias=_of_host("vram_limit_gb"))
     """GiB of the device's memory that may be used; without it, what is free."""
     placement: Placement | None = None
     """A placement for every job, instead of the fastest one that fits."""
