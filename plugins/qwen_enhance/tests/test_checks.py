@@ -114,6 +114,7 @@ def test_a_sentence_with_another_motion_than_the_prompt_s_does_not_fit(video, pr
         (PROMPT, "It moves steadily from left to right."),
         (PROMPT, "It slides rightwards at an even pace."),
         (PROMPT, "The camera is static."),
+        (PROMPT, "The motion is smooth and continuous, at the same speed from the first frame to the last."),
         ("a dog runs", "The camera stands still."),
         ("a cross standing still", "The camera pans slowly."),
         ("a car moves while a man stands still", "The man stays still as the car moves."),

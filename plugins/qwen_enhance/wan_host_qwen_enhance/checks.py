@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from wan_host_qwen_enhance.instruction import ENHANCED, PROMPT, Instruction
 from wan_host_qwen_enhance.words import (
     COLOURS,
+    FILM,
     METALS,
     MOVE,
     NUMBERS,
@@ -37,8 +38,7 @@ REPEATED_SHARE = 0.2
 LIMIT_MARGIN = 0.8
 """Tokens are counted with the enhancer's tokenizer, the limit is that of the video model's own: this is the room between them."""
 _RUN = 4
-_LONG = 3
-"""Runs of a sentence that says more than ``The camera is static.``"""
+_MOSTLY = 0.5
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffd]")
 _SENTENCE = re.compile(r"[^.!?。！？]+[.!?。！？]+[\"'”’)]*|[^.!?。！？]+$")  # noqa: RUF001  # sentence ends of Chinese and Japanese
 _END = re.compile(r"[.!?。！？][\"'”’)]*$")  # noqa: RUF001  # as above
@@ -126,9 +126,7 @@ def _strangers(sentence: str, prompt: str, instruction: Instruction) -> Iterator
     pairs = _pairs(sentence) - _pairs(prompt)
     if any(pairs & _pairs(short) for short, _ in instruction.examples):
         yield "an example's subject"
-    runs = _runs(sentence)
-    told = set(_runs(instruction.text)) - set(_runs(prompt))
-    if len(runs) >= _LONG and sum(run in told for run in runs) > len(runs) / 2:
+    if _copied(sentence, prompt, instruction) > _MOSTLY:
         yield "a copy of the instruction"
 
 
@@ -158,7 +156,7 @@ def _faults(text: str, prompt: str) -> Iterator[str]:
 
 def _shortcomings(text: str, prompt: str, instruction: Instruction) -> Iterator[str]:
     """Yield why this adds nothing to the prompt."""
-    if _echoes(text, prompt, instruction):
+    if _copied(text, prompt, instruction) > ECHO_SHARE:
         yield "it repeats the instruction"
     if _repeats(f"{prompt}. {text}"):
         yield "it repeats itself"
@@ -183,12 +181,15 @@ def _pairs(text: str) -> set[tuple[str, str]]:
     return {pair for pair in pairwise(words(text)) if meant.issuperset(pair)}
 
 
-def _echoes(text: str, prompt: str, instruction: Instruction) -> bool:
-    """Whether much of the text is copied from the system text or its examples; what the prompt says itself does not count."""
-    own = set(_runs(prompt))
+def _copied(text: str, prompt: str, instruction: Instruction) -> float:
+    """Return how much of the text, from 0 to 1, is copied from the system text or its examples.
+
+    What the prompt says itself does not count, nor how things are filmed: ``the camera is static`` fits many prompts.
+    """
+    known, own = FILM | stems(prompt), set(_runs(prompt))
     runs = [run for run in _runs(text) if run not in own]
-    told = set(_runs(instruction.text))
-    return bool(runs) and sum(run in told for run in runs) > ECHO_SHARE * len(runs)
+    told = {run for run in _runs(instruction.text) if any(stem(word) not in known for word in content_words(" ".join(run)))}
+    return sum(run in told for run in runs) / len(runs) if runs else 0
 
 
 def _repeats(text: str) -> bool:

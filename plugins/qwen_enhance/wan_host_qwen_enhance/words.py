@@ -58,6 +58,16 @@ def stems(text: str) -> set[str]:
     return {stem(word) for word in words(text)}
 
 
+FILM = frozenset(
+    stem(word)
+    for word in _listed(
+        """camera frame shot motion movement move smooth smoothly continuous steady steadily slow slowly even evenly same speed
+        pace first last static pan tilt follow track tracking background pattern shape colour color edge crisp soft sharp
+        focus light stay keep all way straight line"""
+    )
+)
+"""Stems of words that say how something is filmed and name nothing in the picture."""
+
 STILL, MOVE = "still", "move"
 _MOTIONS = {
     stem(word): motion
