@@ -109,9 +109,11 @@ def unpatched(x: torch.Tensor, shape) -> torch.Tensor:
 class Teacher:
     """Draws guided paths of one bucket's prompts and controls."""
 
-    def __init__(self, transformer, text_encoder, bucket: Bucket, nodes: list[float], kind: torch.dtype, forward):
+    def __init__(
+        self, transformer, text_encoder, bucket: Bucket, nodes: list[float], guidance: float, kind: torch.dtype, forward
+    ):
         self.transformer, self.text_encoder, self.bucket = transformer, text_encoder, bucket
-        self.nodes, self.kind, self.forward = nodes, kind, forward
+        self.nodes, self.guidance, self.kind, self.forward = nodes, guidance, kind, forward
 
     @torch.no_grad()
     def draw(self, device: torch.device) -> Paths:
@@ -134,7 +136,7 @@ class Teacher:
             said, unsaid = (
                 velocity(self.transformer, x, timestep, part, control, self.kind, self.forward) for part in (text, nothing)
             )
-            return unpatched(unsaid + GUIDANCE * (said - unsaid), shape)
+            return unpatched(unsaid + self.guidance * (said - unsaid), shape)
 
         points = walk(guided, torch.randn(shape, device=device), self.nodes, SMALL_STEPS)
         return Paths(self.bucket, torch.stack(points).half(), text, rows[plain:], plain)
@@ -199,7 +201,7 @@ def distil(args: argparse.Namespace) -> list[float]:
 
     nodes = sigmas(args.steps)
     fast = {bucket.kind.name: forward if bucket.kind.name == "main" else block_forward for bucket in buckets}
-    teachers = [Teacher(transformer, text_encoder, b, nodes, kind, fast[b.kind.name]) for b in buckets]
+    teachers = [Teacher(transformer, text_encoder, b, nodes, args.guidance, kind, fast[b.kind.name]) for b in buckets]
     drawn, held = {b.kind.name: [] for b in buckets}, {}
     left = args.seconds - (time.monotonic() - began)
     until = time.monotonic() + TEACHER_SHARE * left
@@ -262,6 +264,7 @@ def arguments() -> argparse.ArgumentParser:
         "--updates", type=int, help="stop after so many instead of by the clock, on two batches of paths a bucket"
     )
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE, help="of the teacher: what the model is run with")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--clips", type=float, default=0.25, help="times the number of clips that stage 2 encodes")
