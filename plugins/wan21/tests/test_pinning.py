@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from wan_host_wan21.generation import generate
-from wan_host_wan21.pinning import pin, step_ratio
+from wan_host_wan21.pinning import _apply, _Fade, pin, step_ratio
 from wan_host_wan21.settings import Wan21Settings
 
 from wan_host import ReferenceMode, References
@@ -120,3 +120,10 @@ def test_pinning_can_be_switched_off(vace, video, picture, recorder, monkeypatch
     assert made.metadata["pinned"] is False
     assert "pin_fade_frames" not in made.metadata
     assert not np.array_equal(made.clips[0].frames[0], picture(1))
+
+
+def test_an_eased_fade_takes_the_end_no_farther_than_its_weight():
+    frames = np.zeros((3, 8, 8, 3), np.uint8)
+    made = _apply(frames, {0: np.full((8, 8, 3), 200, np.uint8)}, _Fade(length=1, ease=1.0), 0.5)
+    assert (made[0] == 100).all()
+    assert (made[1] == 100).all()
