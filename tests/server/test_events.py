@@ -7,11 +7,19 @@ import socket
 import threading
 import time
 
+import pytest
 from PIL import Image
 from redis import Redis
 
-from tests.server.conftest import job
+from tests.server.conftest import job, served
 from wan_host.queue import EmbeddedServer
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory, plugins):
+    """A worker that all tests of the file share; what it does not work on waits in the queue."""
+    with served(tmp_path_factory.mktemp("api"), plugins, WAN_HOST_PREFETCH_SECONDS="0") as there:
+        yield there
 
 
 def test_the_events_of_a_job_tell_its_steps_and_its_end(api):
@@ -94,8 +102,7 @@ def test_a_reader_that_does_not_read_keeps_no_old_end_for_those_who_watch_a_retr
         assert list(events)[-1][1]["status"] == "cancelled"
 
 
-def test_a_stream_ends_when_the_queue_has_forgotten_the_job(serve):
-    api = serve(WAN_HOST_PREFETCH_SECONDS="0")
+def test_a_stream_ends_when_the_queue_has_forgotten_the_job(api):
     api.submit(job("occupies", "pace:0.3", num_inference_steps=200))
     api.wait_until_step("occupies")
     api.submit(job("forgotten"))
@@ -127,8 +134,7 @@ def test_a_worker_stops_although_streams_are_open(serve):
     assert faults == []
 
 
-def test_readers_that_never_read_cost_a_job_nothing(serve):
-    api = serve()
+def test_readers_that_never_read_cost_a_job_nothing(api):
     length = {"num_inference_steps": 20}
     api.submit(job("alone", "pace:0.05 preview", **length))
     alone = api.wait_for("alone", "completed")
