@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import json
 import logging
 import os
 import subprocess
@@ -94,8 +93,7 @@ def measure(arguments: argparse.Namespace) -> Results:
     chosen = [variant for variant in arguments.variants.split(",") if variant != "turbo" or subject.model.turbo is not None]
     planned = [case for case in cases(arguments.size, quick=arguments.quick) if case.name in arguments.cases.split(",")]
     if arguments.look:
-        answers = look(subject, planned[0], out, set(arguments.look.split(",")))
-        (out / "look.json").write_text(json.dumps(answers, indent=1), encoding="utf-8")
+        look(subject, planned[0], out, set(arguments.look.split(",")))
         return results
     dtype = subject.components.transformer.dtype
     for case in planned:

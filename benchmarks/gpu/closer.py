@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 import traceback
@@ -150,11 +151,16 @@ def passes(subject: Subject, case: Case) -> list[dict[str, Any]]:
     return rows
 
 
-def look(subject: Subject, case: Case, out: Path, wanted: set[str]) -> dict[str, Any]:
-    """Answer the questions in ``wanted``: waits, kernels, passes, decoders, handover."""
+def look(subject: Subject, case: Case, out: Path, wanted: set[str]) -> None:
+    """Answer the questions in ``wanted`` (waits, kernels, passes, decoders, handover) in ``out``, each once it is answered."""
     found: dict[str, Any] = {}
+
+    def answered(name: str, answer: Any) -> None:
+        found[name] = answer
+        (out / "look.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+
     if "waits" in wanted:
-        found["waits"] = waits(subject, case)
+        answered("waits", waits(subject, case))
         print("\n".join(["waits of three steps and what is around them:", *found["waits"]]), flush=True)
     if "kernels" in wanted:
         for variant in ("exact", "fast"):
@@ -162,10 +168,9 @@ def look(subject: Subject, case: Case, out: Path, wanted: set[str]) -> dict[str,
             (out / f"kernels_{variant}.txt").write_text(table, encoding="utf-8")
             print(table, flush=True)
     if "passes" in wanted:
-        found["passes"] = passes(subject, case)
+        answered("passes", passes(subject, case))
     if "decoders" in wanted:
-        found["decoders"] = decoders(subject, case)
+        answered("decoders", decoders(subject, case))
     if "handover" in wanted:
-        found["handover"] = handover(subject, case, out)
+        answered("handover", handover(subject, case, out))
         print(found["handover"], flush=True)
-    return found

@@ -301,7 +301,7 @@ def test_norms_of_blocks_in_kernels_compute_what_the_modules_compute(compiled):
 @needs_triton
 @pytest.mark.parametrize("ends", [(17, 90), (1, 99), (100, 64)])
 def test_attention_to_a_padded_text_is_attention_to_all_of_its_rows(ends):
-    from wan_host_wan21.kernels import attend_to_text
+    from wan_host_wan21.text_attention import attend_to_text
 
     source = torch.Generator().manual_seed(1)
     texts, weight, query = (torch.randn(*size, generator=source) for size in ((2, 100, 30), (30, 96), (2, 150, 2, 24)))
@@ -318,7 +318,7 @@ def test_attention_to_a_padded_text_is_attention_to_all_of_its_rows(ends):
 @needs_triton
 def test_what_the_padding_of_a_text_holds_is_not_computed_row_by_row():
     """Keys and values behind the text's end are not looked at: they are the last row's."""
-    from wan_host_wan21.kernels import attend_to_text
+    from wan_host_wan21.text_attention import attend_to_text
 
     text = torch.zeros(1, 100, 30, device=DEVICE, dtype=KERNEL_DTYPE)
     text[:, :5] = 1
