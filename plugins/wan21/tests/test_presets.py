@@ -168,6 +168,19 @@ def test_the_schedule_of_fast_begins_and_ends_with_computed_steps(steps):
     assert "FFFFF" not in "".join("FT"[computed] for computed in schedule.computed), "at most four steps reuse the same change"
 
 
+@pytest.mark.parametrize(
+    ("steps", "computed"),
+    [
+        (12, "xxx.x.x.x.xx"),
+        (24, "xxx..x..x..x..x..x..x..x"),
+        (50, "xxxxx...x...x...x...x...x...x...x...x...x...x...xx"),
+    ],
+)
+def test_the_schedule_of_fast_is_the_documented_one(steps, computed):
+    """Whoever changes it judges it anew: another one, nearer to ``exact`` in pixels, lost colours (docs/decisions.md)."""
+    assert "".join(".x"[it] for it in fast(steps).computed) == computed
+
+
 def test_passes_are_counted():
     assert whole(10).passes(guidance=True) == 20
     assert whole(10).passes(guidance=False) == 10
