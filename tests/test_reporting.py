@@ -182,6 +182,12 @@ def test_a_negative_prompt_is_told_as_used():
     assert completed(resolve(negative_prompt="dark"))["assets"][0]["metadata"]["negative_prompt_used"] is True
 
 
+def test_a_negative_prompt_that_the_model_had_no_use_for_is_not_told_as_used():
+    report = completed(resolve(negative_prompt="dark"), Outcome(generated={"negative_prompt_applied": False}))
+    assert report["assets"][0]["metadata"]["negative_prompt_used"] is False
+    assert report["metadata"]["negative_prompt_applied"] is False
+
+
 @pytest.mark.parametrize(
     ("config", "applied"),
     [({"image": "a"}, True), ({"first_frame": "a"}, False), ({"first_frame": "a", "last_frame": "b"}, False)],

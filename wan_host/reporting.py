@@ -58,7 +58,7 @@ def completed_report(run: Run, worker_id: str, media: Sequence[Media], outcome: 
         metadata["enhancement_note"] = _text(outcome.enhancement_note)
     metadata |= {key: value for key, value in _scalars(outcome.generated).items() if key not in metadata}
     report = _report(run, worker_id, "completed", metadata=metadata)
-    report["assets"] = [_asset(job, item) for item in media]
+    report["assets"] = [_asset(job, item, outcome) for item in media]
     return report
 
 
@@ -130,7 +130,7 @@ def _job_metadata(job: Job | None) -> dict[str, Any]:
     return metadata
 
 
-def _asset(job: Job, media: Media) -> dict[str, Any]:
+def _asset(job: Job, media: Media, outcome: Outcome) -> dict[str, Any]:
     request = job.request
     metadata: dict[str, Any] = {
         "width": media.width,
@@ -146,7 +146,8 @@ def _asset(job: Job, media: Media) -> dict[str, Any]:
         "guidance_scale": request.guidance_scale,
         "pipeline": _pipeline(job),
         "resize_policy": "center_crop",
-        "negative_prompt_used": bool(request.negative_prompt),
+        # A model that had no use for it (no guidance, a distilled adapter) says so itself.
+        "negative_prompt_used": bool(request.negative_prompt) and bool(outcome.generated.get("negative_prompt_applied", True)),
     }
     if job.denoise_strength is not None:
         metadata["denoise_strength"] = job.denoise_strength

@@ -123,6 +123,24 @@ def test_the_next_job_without_it_is_bit_identical_to_one_before(made, model, pic
     assert {name: parameter.data_ptr() for name, parameter in model.components.transformer.named_parameters()} == weights
 
 
+def test_an_attempt_does_not_go_on_with_an_adapter_whose_file_has_changed(model, folder, recorder, image):
+    """The checkpoint was made with the other weights: the clip would be of both."""
+
+    def made_with(*loras):
+        context, given = recorder(), []
+        context.resume = given.append
+        generate(image(loras=loras), model, context)
+        return given[0]["adapters"]
+
+    plain, first = made_with(), made_with(Lora(name="diffusers"))
+    (folder / "copy.safetensors").write_bytes((folder / "diffusers.safetensors").read_bytes())
+    assert made_with(Lora(name="copy")) == first
+    changed = {key: value * 2 for key, value in load_file(folder / "diffusers.safetensors").items()}
+    save_file(changed, folder / "diffusers.safetensors")
+    assert len({plain, first, made_with(Lora(name="diffusers"))}) == 3
+    assert made_with() == plain
+
+
 def test_two_adapters_add_up_and_both_views_have_them(made, recorder, model, image, picture):
     one, both = made(Lora(name="diffusers")), made(Lora(name="diffusers"), Lora(name="original"))
     assert not np.array_equal(one, both)

@@ -137,8 +137,8 @@ def test_nothing_is_saved_that_the_solver_does_not_read_again(t2v, video, record
 def test_versions_and_the_precision_of_the_weights_are_named(t2v, video, recorder):
     keeper = Keeper(recorder)
     generate(video(num_inference_steps=1), t2v, keeper)
-    assert set(keeper.made_with) == {"wan21", "torch", "diffusers", "weights"}
-    assert keeper.made_with["weights"] == "exact"
+    assert set(keeper.made_with) == {"wan21", "torch", "diffusers", "weights", "adapters"}
+    assert (keeper.made_with["weights"], keeper.made_with["adapters"]) == ("exact", "")
     assert all(isinstance(array, np.ndarray) for array in keeper.kept[1].arrays.values())
 
 

@@ -57,7 +57,7 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
         facts |= accelerate(request, model, chosen, schedule)
         weights = "fp8" if placement is Placement.FP8 else "exact"
         pins = chosen.pins and model.settings.pin_frames
-        resumed = restore(context.resume(made_with(weights) | model.acceleration.signature()))
+        resumed = restore(context.resume(made_with(weights, model.loras.digest) | model.acceleration.signature()))
         clips = list(resumed.clips)
         for index in range(len(clips), request.num_images):
             seed = request.seed + index

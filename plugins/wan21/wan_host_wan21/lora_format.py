@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -44,9 +45,13 @@ class _Config:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoraFile:
-    """What a file holds: ``factors`` by diffusers' names, and the keys of what diffusers cannot apply, which has no effect."""
+    """What a file holds: ``factors`` by diffusers' names, and ``left_out``, the keys that diffusers cannot apply, without effect.
+
+    ``digest`` is of the factors: the same ones have the same, wherever the file lies.
+    """
 
     factors: Mapping[str, torch.Tensor]
+    digest: str
     left_out: tuple[str, ...] = ()
 
 
@@ -76,7 +81,17 @@ def read_lora(path: Path, name: str, field: str) -> LoraFile:
     broken = next((key for key, value in factors.items() if not bool(value.float().isfinite().all())), None)
     if broken is not None:
         raise UnsupportedRequest(f"{field}: {name} holds numbers that are not finite ({broken})")
-    return LoraFile(factors=factors, left_out=_left_out(state, converted))
+    return LoraFile(factors=factors, digest=_digest(factors), left_out=_left_out(state, converted))
+
+
+def _digest(factors: Mapping[str, torch.Tensor]) -> str:
+    import torch
+
+    found = hashlib.sha256()
+    for key, value in sorted(factors.items()):
+        found.update(f"{key} {value.dtype} {tuple(value.shape)} ".encode())
+        found.update(value.contiguous().view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def _refuse_what_would_be_dropped(state: dict[str, torch.Tensor], name: str, field: str) -> None:

@@ -47,6 +47,8 @@ class Loras:
         self._read: OrderedDict[_File, LoraFile] = OrderedDict()
         self._loaded: tuple[_File, ...] = ()
         self._scales: list[float] = []
+        self.digest = ""
+        """Of what is in, in its order: the same adapters from another folder or machine have the same."""
         self.left_out: tuple[str, ...] = ()
         """What of the adapters that are in has no effect: ``NAME: KEY``."""
         self.before_change: Callable[[], None] = lambda: None
@@ -91,18 +93,19 @@ class Loras:
             self._components.share_modules()
             self._loaded = ()
             self._scales = []
-            self.left_out = ()
+            self.digest, self.left_out = "", ()
 
     def _load(self, files: Sequence[_File], wanted: Sequence[Lora], context: LaneContext, *, first: int) -> None:
         """Put adapters in; the job's own begin at index ``first``."""
         transformer = self._components.transformer
-        states, left_out = [], []
+        states, digests, left_out = [], [], []
         for index, (file, lora) in enumerate(zip(files, wanted, strict=True)):
             context.progress(f"reading {lora.name}")
             field = _field(index - first)
             found = self._file(file, lora.name, field)
             _check(found.factors, transformer, lora.name, field)
             states.append(found.factors)
+            digests.append(found.digest)
             left_out += [f"{lora.name}: {key}" for key in found.left_out]
         try:
             for index, state in enumerate(states):
@@ -118,7 +121,7 @@ class Loras:
         except BaseException:
             self.remove()
             raise
-        self.left_out = tuple(left_out)
+        self.digest, self.left_out = " ".join(digests), tuple(left_out)
         self._components.share_modules()
 
     def _file(self, file: _File, name: str, field: str) -> LoraFile:

@@ -77,8 +77,11 @@ class ResumedSchedule:
         return getattr(self._scheduler, name)
 
 
-def made_with(weights: str) -> dict[str, str]:
-    """Return what the bits of a clip depend on beside the request, the model and the device; ``weights``: fp8 or exact."""
+def made_with(weights: str, adapters: str) -> dict[str, str]:
+    """Return what the bits of a clip depend on beside the request, the model and the device.
+
+    ``weights``: fp8 or exact; ``adapters``: the digest of those that are in, whose files may be others at the next attempt.
+    """
     import diffusers
     import torch
 
@@ -87,6 +90,7 @@ def made_with(weights: str) -> dict[str, str]:
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
         "weights": weights,
+        "adapters": adapters,
     }
 
 
