@@ -181,3 +181,36 @@ async def test_a_line_that_has_lost_its_turn_gets_another(open_, redis, name):
     await redis.delete(f"{{{name}}}:heads:0")  # a server that failed in the middle of a script
     await read_long_ago(redis, name)
     assert await drain(queue, 2) == ["ann-001", "ann-002"]
+
+
+async def give_turns_as_an_older_version_did(redis, name):
+    """Every job that waits has a turn of its own and was read from the stream."""
+    ((_, read),) = await redis.xreadgroup("workers", "older", {f"{{{name}}}:stream:0": ">"})
+    turns, users = {}, {}
+    for entry, fields in read:
+        user = fields["id"].rpartition("-")[0]
+        turns[f"{entry} {fields['id']}"] = users[user] = users.get(user, 0) + 1
+    await redis.zadd(f"{{{name}}}:turns:0", turns)
+    await redis.zadd(f"{{{name}}}:users:0", users)
+
+
+async def test_jobs_to_which_an_older_version_gave_turns_are_claimed_at_once_and_before_later_ones(open_, redis, name):
+    queue = await open_(fair_users=True, moved_a_poll=5000)
+    await push_all(redis, name, [*backlog("ann", 600), *backlog("bob", 2)])
+    await queue.poll(claims=0)
+    await give_turns_as_an_older_version_did(redis, name)
+    await read_long_ago(redis, name)
+    assert await queue.cancel("ann-001") == "cancelled"
+    await push_all(redis, name, [("bob", "bob-new"), ("cyd", "cyd-new")])
+    order = await drain(queue, 8)
+    assert order == ["ann-000", "bob-000", "ann-002", "bob-001", "cyd-new", "ann-003", "bob-new", "ann-004"]
+    assert not await redis.exists(f"{{{name}}}:turns:0", f"{{{name}}}:users:0")
+
+
+async def test_jobs_to_which_an_older_version_gave_turns_are_claimed_where_nobody_asks_for_turns_any_more(open_, redis, name):
+    queue = await open_()
+    await push_all(redis, name, [*backlog("ann", 2), *backlog("bob", 1)])
+    await queue.poll(claims=0)
+    await give_turns_as_an_older_version_did(redis, name)
+    await redis.hset(f"{{{name}}}:meta", "fair", "1")  # it asked long ago
+    assert await drain(queue, 3) == ["ann-000", "bob-000", "ann-001"]

@@ -12,6 +12,8 @@
 --   {wan_queue}:delayed:<p>    zset    jobs that were handed back, by the time of their next attempt (ms)
 --   {wan_queue}:lines:<p>      zset    waiting jobs where users take turns, in order of user and age (line_of)
 --   {wan_queue}:heads:<p>      zset    the oldest of these of each user, by the user's turn (head_of_line)
+--   {wan_queue}:turns:<p>      zset    as above, of an older version: each job (entry, space, id) by a turn of its own
+--   {wan_queue}:users:<p>      zset    users by the turn of their last job, of an older version, too
 --   {wan_queue}:job:<id>       hash    the job's state and payload
 --   {wan_queue}:jobs           zset    ids by the time of intake (ms), for listings
 --   {wan_queue}:cancelling     set     ids of claimed and running jobs that somebody wants cancelled
@@ -50,6 +52,8 @@ local function leases_key(priority) return root .. 'leases:' .. priority end
 local function delayed_key(priority) return root .. 'delayed:' .. priority end
 local function lines_key(priority) return root .. 'lines:' .. priority end
 local function heads_key(priority) return root .. 'heads:' .. priority end
+local function turns_key(priority) return root .. 'turns:' .. priority end
+local function users_key(priority) return root .. 'users:' .. priority end
 local kept = {}
 local function keep(key)  -- once in a script is enough
   if kept[key] then return end

@@ -172,9 +172,21 @@ end
 -- brings a bounded number into line.
 local function serving(priority) return tonumber(redis.call('HGET', META, 'turn:' .. priority)) or 0 end
 
+-- What an older version had read (see common.lua) comes into line before all others.
+local function read_of_old(priority)
+  local members, found = redis.call('ZPOPMIN', turns_key(priority), FAIR_A_POLL), {}
+  if not members[1] then return nil end
+  redis.call('DEL', users_key(priority))
+  for i = 1, #members, 2 do
+    local entry, id = members[i]:match('^(%S+) (%S+)$')
+    found[#found + 1] = {entry, {'id', id}}
+  end
+  return found
+end
+
 local function line_up(priority)
   local turn, served = serving(priority) + 1, {}
-  for _, read in ipairs(read_next(stream_key(priority), FAIR_A_POLL)) do
+  for _, read in ipairs(read_of_old(priority) or read_next(stream_key(priority), FAIR_A_POLL)) do
     local id = ready(priority, read)
     if id then  -- a stream that is read anew brings some again
       local user = redis.call('HGET', job_key(id), 'user') or ''
@@ -227,7 +239,7 @@ local function rescue(priority)
     elseif state.status == 'waiting' and state.entry == row[1] then
       if redis.call('ZSCORE', lines_key(priority), line_of(state.user, row[1], id)) then
         give_turn(priority, state.user, serving(priority) + 1)
-      else
+      elseif not redis.call('ZSCORE', turns_key(priority), row[1] .. ' ' .. id) then
         redis.call('ZADD', delayed_key(priority), 'NX', int(now), id)
         keep(delayed_key(priority))
       end
@@ -312,7 +324,7 @@ for p = 9, 0, -1 do
     rescue(priority)
     if #claims < wanted then claim_due(priority, leases_key(priority)) end
     if #claims < wanted then claim_due(priority, delayed_key(priority)) end
-    if #claims < wanted and turns then line_up(priority) end
+    if #claims < wanted and (turns or redis.call('EXISTS', turns_key(priority)) == 1) then line_up(priority) end
     if #claims < wanted and meta.fair ~= '' then claim_turns(priority) end
     if #claims < wanted then claim_new(priority) end
     waiting = waiting + redis.call('XLEN', stream_key(priority)) - redis.call('ZCARD', leases_key(priority))
