@@ -207,10 +207,11 @@ class TestTheBudget:
 
         return Clock()
 
-    async def test_an_idle_worker_stays_under_300_commands_an_hour(self, open_rest, bridge, clock):
+    @pytest.mark.parametrize("claims", [1, 0], ids=["with room", "without room"])
+    async def test_an_idle_worker_stays_under_300_commands_an_hour(self, open_rest, bridge, clock, claims):
         queue = await open_rest(sleep=clock.sleep)
         while clock.now < 3600:
-            await queue.poll(claims=1, worker={"device": "cpu"})
+            await queue.poll(claims=claims, worker={"device": "cpu"})
             await queue.wait(5)
         assert len(bridge.requests) == queue.commands <= 300
 

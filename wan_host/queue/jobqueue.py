@@ -100,7 +100,7 @@ class JobQueue(Outbox, Inspection):
         process pushed an entry. Over REST it lasts as long as the budget of an idle worker wants, from 2 s to 12.5 s, whatever
         ``timeout`` says.
         """
-        if self._full:
+        if self._full and not self._transport.billed:
             await self._sleep(timeout)
             return
         if self._next_due is not None and not self._transport.billed:
