@@ -390,10 +390,10 @@ def tally(asked: list[Case], rows: list[dict]) -> dict[str, float]:
     }
 
 
-def paired(rows: list[dict], others: list[dict]) -> dict[str, dict[str, float]]:
-    """What the same cases lost and gained against other rows; p: McNemar's exact test, two-sided."""
+def paired(rows: list[dict], others: list[dict], frames: int = FRAMES) -> dict[str, dict[str, float]]:
+    """What the same cases lost and gained against other rows; p: McNemar's exact test, two-sided. One frame has no motion."""
     found = {}
-    for key in ("both", "colour", "shape", "motion"):
+    for key in ("both", "colour", "shape", *(["motion"] if frames > 1 else [])):
         lost = sum(b[key] and not a[key] for a, b in zip(rows, others, strict=True))
         gained = sum(a[key] and not b[key] for a, b in zip(rows, others, strict=True))
         tail = sum(math.comb(lost + gained, k) for k in range(min(lost, gained) + 1)) / 2 ** (lost + gained)
@@ -582,17 +582,22 @@ def ask(generate: Generate, args: argparse.Namespace, asked: dict[str, list[Case
         print(f"distance grows with denoise_strength: {report['strength']:.0%} {report['distances']}", flush=True)
     report["rows"], report["against"] = {}, {}
     for name, some in asked.items():
-        report[name], report["rows"][name] = measure_captions(generate, some, name, 1 if name == "images" else FRAMES)
+        frames = 1 if name == "images" else FRAMES
+        report[name], report["rows"][name] = measure_captions(generate, some, name, frames)
         print(f"{len(some)} {name}: {_percent(report[name])}", flush=True)
         if name in others:
-            report["against"][name] = paired(report["rows"][name], others[name])
+            report["against"][name] = paired(report["rows"][name], others[name], frames)
             print(f"  against {args.against}: {report['against'][name]}", flush=True)
 
 
 def rows_of(path: Path, asked: dict[str, list[Case]]) -> dict[str, list[dict]]:
-    """The rows of another report. SystemExit if they are not of the cases that are asked now."""
+    """The rows of another report. SystemExit if it has none, or none by part, or if they are not of the cases asked now."""
     rows = json.loads(path.read_text()).get("rows")
-    if not isinstance(rows, dict) or {k: [(row["prompt"], row["seed"]) for row in v] for k, v in rows.items()} != {
+    if rows is None:
+        raise SystemExit(f"--against {path}: it has no rows; a report of --skip-model has none")
+    if not isinstance(rows, dict):
+        raise SystemExit(f"--against {path}: an older report, its rows are not by part (captions, coloured ..): make it again")
+    if {k: [(row["prompt"], row["seed"]) for row in v] for k, v in rows.items()} != {
         k: [(case.prompt, case.seed) for case in v] for k, v in asked.items()
     }:
         raise SystemExit(f"--against {path}: it is not of the same --captions, --coloured and --images")

@@ -56,6 +56,12 @@ def test_presets_are_compared_caption_by_caption():
     found = quality.paired(rows(True, True, False, False, False, False), rows(True, False, True, True, True, True))
     assert found["both"] == {"lost": 4, "gained": 1, "p": pytest.approx(0.375)}
     assert quality.paired(rows(True), rows(True))["both"] == {"lost": 0, "gained": 0, "p": 1.0}
+    assert set(found) == {"both", "colour", "shape", "motion"}
+
+
+def test_images_are_not_compared_by_motion():
+    row = {"both": True, "colour": True, "shape": True, "motion": False}
+    assert set(quality.paired([row], [row], frames=1)) == {"both", "colour", "shape"}
 
 
 def test_a_report_of_other_captions_is_refused(tmp_path):
@@ -66,6 +72,17 @@ def test_a_report_of_other_captions_is_refused(tmp_path):
     assert quality.rows_of(report, asked) == {"captions": rows}
     with pytest.raises(SystemExit, match="not of the same --captions"):
         quality.rows_of(report, {"captions": quality.cases(3)})
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [({"rows": [{"prompt": "a red circle", "seed": 1}]}, "an older report, its rows are not by part"), ({}, "it has no rows")],
+)
+def test_a_report_without_rows_by_part_is_refused_for_what_it_is(tmp_path, written, said):
+    report = tmp_path / "quality.json"
+    report.write_text(json.dumps(written))
+    with pytest.raises(SystemExit, match=said):
+        quality.rows_of(report, {"captions": quality.cases(2)})
 
 
 def test_the_judge_reads_what_the_training_world_draws():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -285,9 +286,18 @@ def train(args: argparse.Namespace) -> None:
 
 
 def save(out: Path, average: Average, transformer, text_encoder, size: Size, words: int, history, step: int) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    average.save(out, transformer, text_encoder, size, words)
-    (out / "transformer.json").write_text(json.dumps({"steps": step, "history": history}))
+    """Write everything to a folder of its own, then put it in its place: a save that breaks off leaves the one before."""
+    following = out / "next"
+    shutil.rmtree(following, ignore_errors=True)
+    following.mkdir(parents=True)
+    average.save(following, transformer, text_encoder, size, words)
+    (following / "transformer.json").write_text(json.dumps({"steps": step, "history": history}))
+    for name in ("transformer", "text_encoder"):
+        if (out / name).exists():
+            (out / name).rename(following / f"{name} before")
+        (following / name).rename(out / name)
+    (following / "transformer.json").replace(out / "transformer.json")
+    shutil.rmtree(following)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ POSTERIOR_STD = 0.05  # likewise; what pipelines that sample the posterior add
 DECODER_RATE = 0.4  # of these, with --decoder: it starts from what is nearly right
 OBJECT_WEIGHT = 8.0  # of a pixel of an object or beside it, with --decoder; the ground's is 1
 NEAR = 3  # pixels
+SAVE_EVERY = 60.0  # seconds
 SEED = 20
 
 
@@ -139,8 +140,9 @@ def training_clips(
     """
     scenes = sample_scenes(batch, seed, two=0.3, wild=0.25)
     clip = render(scenes, frames, height, width, device)
-    near = F.max_pool3d(covered(scenes, frames, height, width, device), (1, 2 * NEAR + 1, 2 * NEAR + 1), 1, (0, NEAR, NEAR))
-    weight = 1 + (object_weight - 1) * near
+    near = torch.zeros_like(clip[:, :1])
+    if object_weight > 1:
+        near = F.max_pool3d(covered(scenes, frames, height, width, device), (1, 2 * NEAR + 1, 2 * NEAR + 1), 1, (0, NEAR, NEAR))
     if frames > 1:
         control = batch // 10 + (seed % 10 < batch % 10)
         kept = torch.zeros(control, 1, frames, 1, 1, device=device)
@@ -148,6 +150,8 @@ def training_clips(
         kept[:, 0, 0, 0, 0] = (kinds != 1).float()
         kept[:, 0, -1, 0, 0] = (kinds != 0).float()
         clip[:control] *= kept
+        near[:control] *= kept
+    weight = 1 + (object_weight - 1) * near
     return clip, weight / weight.mean()
 
 
@@ -173,6 +177,8 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(SEED)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     vae, trained = start(size, args.resume, args.decoder)
+    # A transformer knows the latents by these; with them, what is saved on the way can be used.
+    known = {name: list(vae.config[name]) for name in ("latents_mean", "latents_std")} if args.decoder else {}
     vae.to(device)
     parameters = [p for p in vae.parameters() if p.requires_grad]
     if device.type == "cuda":
@@ -206,17 +212,16 @@ def train(args: argparse.Namespace) -> None:
             history.append((step, time.monotonic() - began, frames, loss.item(), psnr))
             if step % 250 == 0:
                 print(f"{step:6d} {history[-1][1]:6.1f} s  {frames:3d} frames  loss {loss.item():.4f}  {psnr:.2f} dB", flush=True)
-        if time.monotonic() - saved > 60:
-            save(vae, args.out)
+        if time.monotonic() - saved > SAVE_EVERY:
+            save(vae, args.out, known or None)
             saved = time.monotonic()
         step += 1
     torch.backends.cudnn.benchmark = False
-    report = {"seconds": args.seconds, "steps": step, "history": history, **measure(vae, lengths, device)}
-    if args.decoder:  # a transformer knows the latents by these
-        report |= {name: list(vae.config[name]) for name in ("latents_mean", "latents_std")}
+    if known:
+        save(vae, args.out, known)
+    report = {"seconds": args.seconds, "steps": step, "history": history, **measure(vae, lengths, device), **known}
     finish(vae, report)
-    save(vae, args.out)
-    (args.out / "vae.json").write_text(json.dumps(report))
+    save(vae, args.out, report)
     print(json.dumps({k: v for k, v in report.items() if k != "history"}), flush=True)
 
 
@@ -254,9 +259,14 @@ def finish(vae: torch.nn.Module, report: dict) -> None:
         vae.quant_conv.bias[channels:] = 2 * spread.log().to(vae.quant_conv.bias.device)
 
 
-def save(vae: torch.nn.Module, out: Path) -> None:
+def save(vae: torch.nn.Module, out: Path, report: dict | None = None) -> None:
+    """Replace the weights, and the report where there is one; each file is whole at any moment."""
     out.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in vae.state_dict().items()}, out / "vae.safetensors")
+    save_file({k: v.contiguous() for k, v in vae.state_dict().items()}, out / "vae.safetensors.next")
+    (out / "vae.safetensors.next").replace(out / "vae.safetensors")
+    if report is not None:
+        (out / "vae.json.next").write_text(json.dumps(report))
+        (out / "vae.json.next").replace(out / "vae.json")
 
 
 def load(folder: Path, size: Size) -> torch.nn.Module:
