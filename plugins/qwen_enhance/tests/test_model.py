@@ -151,8 +151,13 @@ def writes(recorder):
 
 
 def test_a_base_model_stops_at_the_end_of_the_line(loaded, writes):
-    draft = writes(loaded("base"), "\nx\ny", max_new_tokens=12)
+    draft = writes(loaded("base"), " x\ny", max_new_tokens=12)
     assert (draft.text, draft.tokens, draft.finished) == ("x", 3, True)
+
+
+def test_a_base_model_that_has_nothing_to_add_ends_with_the_line_that_was_begun_for_it(loaded, writes):
+    draft = writes(loaded("base"), "\n\nPrompt: a dog", max_new_tokens=20)
+    assert (draft.text, draft.tokens, draft.finished) == ("", 1, True)
 
 
 def test_an_instruct_model_may_write_several_lines(loaded, writes):

@@ -125,7 +125,8 @@ class LanguageModel:
         answer = self.tokenizer.decode(written, skip_special_tokens=True)
         ended = len(written) < sampling.max_new_tokens or int(written[-1]) in self.ends
         if not self.chat:
-            answer, newline, _ = answer.lstrip().partition("\n")
+            # a line that ends at once is an answer: the model has nothing to add
+            answer, newline, _ = answer.partition("\n")
             ended = ended or bool(newline)
         return Draft(text=answer.strip(), tokens=len(written), finished=ended)
 
@@ -141,7 +142,7 @@ class LanguageModel:
             context.progress(f"token {ids.shape[1] - length} of {total}")
             if time.monotonic() > deadline:
                 raise OutOfTime
-            ended = not self.chat and "\n" in self.tokenizer.decode(ids[0, length:]).lstrip()
+            ended = not self.chat and "\n" in self.tokenizer.decode(ids[0, length:])
             return torch.full((1,), ended, dtype=torch.bool, device=ids.device)
 
         return stop
