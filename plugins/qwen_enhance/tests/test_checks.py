@@ -1,5 +1,5 @@
 import pytest
-from wan_host_qwen_enhance.checks import additions, misfit, objection, token_limit
+from wan_host_qwen_enhance.checks import additions, emptiness, misfit, objection, token_limit
 from wan_host_qwen_enhance.instruction import read_instruction
 from wan_host_qwen_enhance.settings import read_settings
 
@@ -73,7 +73,13 @@ def test_endless_repetition_is_rejected(video, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["A red circle moves right.", "It is bright.", "The circle moves and moves on a blue background."]
+    "text",
+    [
+        "A red circle moves right.",
+        "It is bright.",
+        "The circle moves and moves on a blue background.",
+        "It is the same, and it is so with the light, which is the light of all the light there is.",
+    ],
 )
 def test_a_text_that_adds_next_to_nothing_is_rejected(video, text):
     assert objection(text, PROMPT, video) == "it adds next to nothing"
@@ -143,6 +149,10 @@ def test_a_sentence_that_goes_with_the_prompt_s_motion_fits(video, prompt, sente
         (PROMPT, "Other things are not visible.", "what is absent"),
         (PROMPT, "There are no other objects.", "what is absent"),
         (PROMPT, "It doesn't stop.", "what is absent"),
+        (PROMPT, "It stays as it was, but now with a line on top.", "a change"),
+        (PROMPT, "There's a small triangle on top of it.", "something new"),
+        (PROMPT, "There are trees in the distance.", "something new"),
+        (PROMPT, "I see clouds.", "a voice"),
         (PROMPT, "It looks like an old photograph.", "a comparison"),
         (PROMPT, "It goes on as if by magic.", "a comparison"),
         ("a cat", "It plays with a white square.", "an example's subject"),
@@ -165,10 +175,41 @@ def test_a_sentence_that_brings_in_something_else_does_not_fit(video, prompt, se
         ("two dogs", "The two dogs run side by side."),
         ('a sign that reads "OPEN"', 'The sign reads "OPEN" in soft light.'),
         ("a ghost appears in a hall", "It appears slowly."),
+        ("there is a cat on a mat", "There is a cat in the middle of the mat."),
+        ("a red and white circle", "The red circle keeps its shape."),
+        ("um gato no telhado", "Ele fica parado no alto, com luz suave."),
+        ("due cani nel parco", "I cani corrono nel parco, e il sole me li mostra."),
     ],
 )
 def test_what_the_prompt_has_or_leaves_open_fits(video, prompt, sentence):
     assert misfit(sentence, prompt, video) is None
+
+
+@pytest.mark.parametrize("sentence", ["A red circle moves to the right on a blue background!", "On a blue background.", "Red."])
+def test_what_the_prompt_says_is_not_said_again(video, sentence):
+    assert misfit(sentence, PROMPT, video) == "what the prompt says"
+    assert additions(f"{sentence} {GOOD}", PROMPT, video, finished=True) == additions(GOOD, PROMPT, video, finished=True)
+
+
+def test_a_sentence_with_other_punctuation_is_the_same_sentence(video):
+    assert additions("The camera is static. The camera is static!", PROMPT, video, finished=True) == "The camera is static."
+
+
+def test_a_speech_in_another_language_is_a_voice(video):
+    assert misfit("O gato diz “bom dia”.", "um gato no telhado", video) == "a voice"
+
+
+def test_a_prompt_that_the_model_made_up_is_no_addition(video):
+    text = "Prompt: two boys run through a quiet green park at dusk\nEnhanced: Two boys run."
+    assert additions(text, "two birds", video, finished=True) == ""
+
+
+def test_why_nothing_is_left_is_said_as_it_is(video):
+    assert emptiness("", PROMPT, video, finished=True) == "it is empty"
+    for text, finished in (("Prompt: a dog\nEnhanced: A dog runs.", True), ("It glides on and", False)):
+        assert emptiness(text, PROMPT, video, finished=finished) == "it has no whole sentence for this prompt"
+    text = "It turns left. You see it."
+    assert emptiness(text, PROMPT, video, finished=True) == "none of its sentences fits (the first one: the motion left)"
 
 
 def test_sentences_that_do_not_fit_or_repeat_are_left_out(video):
@@ -199,9 +240,23 @@ def test_a_sentence_that_was_cut_off_is_left_out(video):
     assert additions("A cat that goes on", "a cat", video, finished=False) == ""
 
 
-def test_numbers_with_decimals_and_abbreviations_survive(video):
-    text = "The clock shows 3.5 seconds."
-    assert additions(text, "a clock at 3.5", video, finished=True).replace(" ", "") == "Theclockshows3.5seconds."
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The clock shows 3.5 seconds. It ticks.",
+        "Dr. Who smiles. Mrs. White stands on St. Mark's square.",
+        "iPhone light falls on his face.",
+        "She waits\u2026 He waves.",
+    ],
+)
+def test_decimals_abbreviations_and_names_survive(video, text):
+    assert additions(text, "a white clock at 3.5, no hands, and Dr. Who", video, finished=True) == text
+
+
+def test_a_stop_after_a_number_ends_a_sentence(video):
+    assert (
+        additions("It is 1990. it is warm. It turns left.", f"1990: {PROMPT}", video, finished=True) == "It is 1990. It is warm."
+    )
 
 
 def test_there_is_room_between_two_tokenizers():

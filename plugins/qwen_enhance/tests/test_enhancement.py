@@ -70,6 +70,27 @@ def test_the_answer_is_begun_with_the_prompt(enhance):
     assert script.asked[0].endswith("> Fisherman, net.")
 
 
+@pytest.mark.parametrize(
+    ("prompt", "opening"),
+    [
+        ("고양이 한 마리", "고양이 한 마리."),
+        ("แมวหนึ่งตัว", "แมวหนึ่งตัว."),
+        ("一只猫\uff0c", "一只猫。"),
+        ("猫がいる", "猫がいる。"),
+        ("एक बिल्ली है।", "एक बिल्ली है।"),
+        ("هل هذا قط؟", "هل هذا قط؟"),
+        ("a cat waits\u2026", "A cat waits\u2026"),
+        ('a sign says "Stop."', 'A sign says "Stop."'),
+        ("iPhone on a table", "iPhone on a table."),
+        (",;", ",;."),
+    ],
+)
+def test_a_prompt_becomes_a_sentence_of_its_own_script(enhance, prompt, opening):
+    script = Script(["", ""])
+    enhance(script, prompt)
+    assert script.asked[0].endswith(f"> {opening}")
+
+
 def test_a_chinese_prompt_ends_with_its_own_full_stop(enhance):
     written = "它在雪地里慢慢地走,镜头静静地跟着它,柔和的光落在它的毛上。"
     assert enhance(Script([written]), "一只猫").prompt == f"一只猫。 {written}"
@@ -110,11 +131,22 @@ def test_where_both_are_no_good_the_prompt_stays_as_it_was_and_the_reasons_are_g
     assert result.reason == "scripted wrote nothing usable: it adds next to nothing; in the retry: it is empty"
 
 
+def test_the_reason_says_so_where_no_sentence_fits(enhance):
+    result = enhance(Script(["You see him smile.", "A boat appears."]))
+    assert result.reason == (
+        "scripted wrote nothing usable: none of its sentences fits (the first one: a voice); "
+        "in the retry: none of its sentences fits (the first one: a change)"
+    )
+
+
 def test_a_prompt_that_leaves_no_room_is_left_alone(enhance):
     prompt = " ".join(f"word{index}" for index in range(30))
     result = enhance(Script([]), prompt, max_tokens=50)
     assert (result.prompt, result.source) == (prompt, "none")
-    assert result.reason == "the prompt fills the 50 tokens that the video model reads: 10 are left to write"
+    assert (
+        result.reason
+        == "the prompt fills the 40 of the enhancer's tokens that surely fit the video model's 50: 10 are left to write"
+    )
 
 
 def test_a_refusal_is_seen_although_its_sentence_is_taken_off(enhance):

@@ -35,6 +35,17 @@ def test_colours_are_read_with_their_things():
     assert coloured("A red circle on a blue background, red and white") == {stem("circle"): {"red"}, stem("background"): {"blue"}}
 
 
+@pytest.mark.parametrize(
+    "text", ["a red and white circle", "a red, white circle", "red, and white circles", "Red or white circle"]
+)
+def test_colours_that_are_joined_belong_to_the_same_thing(text):
+    assert coloured(text) == {stem("circle"): {"red", "white"}}
+
+
+def test_colours_before_no_thing_belong_to_none():
+    assert coloured("it is red and spins, a redwood, a blue and a grey ring") == {stem("ring"): {"gray"}}
+
+
 def test_motions_have_one_name_in_all_their_forms():
     assert motions("moving rightwards, upward, then growing") == {"move", "right", "up", "grow"}
     assert motions("it expands, spins and is motionless") == {"grow", "rotate", "still"}

@@ -1,4 +1,4 @@
-"""wan-host-qwen-enhance: prompts rewritten by a causal language model. This module holds the hooks alone.
+"""wan-host-qwen-enhance: prompts extended by a causal language model. This module holds the hooks alone.
 
 The way of a prompt: ``instruction`` says what to write, ``model`` writes it, ``checks`` judges it, and ``enhancement`` decides
 what is used in the end. Importing this module imports nothing heavy.
@@ -39,5 +39,5 @@ def load_model(model: ModelInfo, context: LaneContext) -> Enhancer:
 
 @hookimpl
 def enhance_prompt(request: EnhanceRequest, model: Enhancer, context: LaneContext) -> Enhancement:
-    """Rewrite a prompt; where the result is no good, return the original and say why."""
+    """Extend a prompt; where the result is no good, return the original and say why."""
     return model.enhance(request, context)

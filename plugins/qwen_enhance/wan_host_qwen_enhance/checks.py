@@ -23,6 +23,7 @@ from wan_host_qwen_enhance.words import (
     coloured,
     content_words,
     motions,
+    sentences,
     stem,
     stems,
     words,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LEAST_ADDED = 5
-"""So many words at least, else the prompt may as well stay as it is."""
+"""So many new words that say something at least, else the prompt may as well stay as it is."""
 ECHO_SHARE = 0.3
 REPEATED_SHARE = 0.2
 LIMIT_MARGIN = 0.8
@@ -40,8 +41,8 @@ LIMIT_MARGIN = 0.8
 _RUN = 4
 _MOSTLY = 0.5
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffd]")
-_SENTENCE = re.compile(r"[^.!?。！？]+[.!?。！？]+[\"'”’)]*|[^.!?。！？]+$")  # noqa: RUF001  # sentence ends of Chinese and Japanese
-_END = re.compile(r"[.!?。！？][\"'”’)]*$")  # noqa: RUF001  # as above
+_NEXT = re.compile(rf"(?:^|\n)\s*{PROMPT}|\n\s*{ENHANCED}")
+"""Where a model goes on with a prompt of its own, as the examples do."""
 _LABEL = re.compile(
     r"^(?:(?:sure|certainly|of course|okay|ok)\b[^.:\n]{0,60}[.:!,]\s*)?(?:here(?:'s| is)\b[^:\n]{0,80}:\s*)?"
     r"(?:\**(?:enhanced|rewritten|improved|detailed|final|new)(?: (?:prompt|version|text))?\**\s*:\**\s*)?",
@@ -54,14 +55,19 @@ _REFUSAL = re.compile(
     r"|抱歉|无法提供|作为(?:一个)?(?:人工智能|AI)",
     re.IGNORECASE,
 )
-_VOICE = re.compile(r"[\"“”]|\b(?:I|[Mm]e|[Mm]y|[Yy]ou|[Yy]ours?|[Yy]ourself)\b")
-"""Speech, and stories told by or to somebody: a small model drifts into them after a few sentences."""
+_ENGLISH = re.compile(r"\b(?:the|an|and|of|with|from|its?|is|are|this|that|there|they|their|you|your)\b", re.IGNORECASE)
+"""The rules marked as English are words of other languages as well: ``no`` is Portuguese for "in the"."""
+_SPEECH = re.compile(r"[\"“”]")
+_VOICE = re.compile(r"\b(?:I|[Mm]e|[Mm]y|[Yy]ou|[Yy]ours?|[Yy]ourself)\b")
+"""English. Stories told by or to somebody: a small model drifts into them, and into speech, after a few sentences."""
 _ABSENT = re.compile(r"\b(?:not?|never|none|nothing|nobody|neither|without|cannot|invisible)\b|n['’]t\b", re.IGNORECASE)  # noqa: RUF001  # as it is written
-"""A video model reads words, not denials: ``no other dogs`` gives dogs."""
+"""English. A video model reads words, not denials: ``no other dogs`` gives dogs."""
 _COMPARED = re.compile(r"\b(?:as (?:if|though)|(?:looks?|seems?|feels?) like|like an?|resembl\w+|reminds?)\b", re.IGNORECASE)
-"""What something is compared with is drawn as well."""
-_CHANGING = frozenset(map(stem, ("appear", "disappear", "vanish", "emerge", "become", "transform", "change", "morph")))
+"""English. What something is compared with is drawn as well."""
+_CHANGING = frozenset(map(stem, ("appear", "disappear", "vanish", "emerge", "become", "transform", "change", "morph", "now")))
 """In a clip of a few seconds everything is there from the first frame to the last, unless the prompt says otherwise."""
+_THERE = re.compile(r"\bthere(?:['’]s| is| are)\b", re.IGNORECASE)  # noqa: RUF001  # as it is written
+"""Who says that something is there brings it in."""
 _SIZE_KEPT = re.compile(r"\b(?:keeps?|stays?|remains?|same|unchanged|constant)\b", re.IGNORECASE)
 _ADDRESS = re.compile(
     r"\b(?:this (?:prompt|instruction|paragraph|rewrit\w+)|the (?:prompt|instruction)s? (?:is|are|asks?|says?)|let me know"
@@ -71,24 +77,39 @@ _ADDRESS = re.compile(
 
 
 def additions(text: str, prompt: str, instruction: Instruction, *, finished: bool) -> str:
-    """Return what a text adds to the prompt: without labels, quotes and markup, and only the sentences that fit.
+    """Return what a text adds to the prompt: without labels, quotes and markup, and only the sentences that fit, each once.
 
     Where the model was stopped, the sentence that it was at is left out.
     """
-    text = re.split(rf"\n\s*(?:{PROMPT}|{ENHANCED})", text)[0]
+    kept: dict[tuple[str, ...], str] = {}
+    for sentence in sentences(_paragraph(text), finished=finished):
+        if misfit(sentence, prompt, instruction) is None:
+            kept.setdefault(tuple(words(sentence)), sentence)
+    return " ".join(kept.values())
+
+
+def emptiness(text: str, prompt: str, instruction: Instruction, *, finished: bool) -> str:
+    """Return why a text adds nothing."""
+    first = next(iter(sentences(_paragraph(text), finished=finished)), None)
+    if first is None:
+        return "it has no whole sentence for this prompt" if words(text) else "it is empty"
+    return f"none of its sentences fits (the first one: {misfit(first, prompt, instruction)})"
+
+
+def _paragraph(text: str) -> str:
+    """Return the text without what surrounds it and what comes after it."""
+    text = _NEXT.split(text)[0]
     text = " ".join(re.sub(r"^\s*(?:[-*#>]+|\d+[.)])\s+", "", line) for line in text.splitlines() if line.strip())
     text = _LABEL.sub("", text.replace("**", "").strip()).strip()
     if len(text) > 1 and text[0] in "\"'“" and text[-1] in "\"'”":
         text = text[1:-1].strip()
-    sentences = [sentence.strip(" ,;:") for sentence in _SENTENCE.findall(text)]
-    if not finished and sentences and not _END.search(sentences[-1]):
-        sentences.pop()
-    sentences = [each[0].upper() + each[1:] for each in sentences if each]
-    return " ".join(each for each in dict.fromkeys(sentences) if misfit(each, prompt, instruction) is None)
+    return text
 
 
 def misfit(sentence: str, prompt: str, instruction: Instruction) -> str | None:
     """Return why a sentence must not stand after the prompt, or None."""
+    if f" {' '.join(words(sentence))} " in f" {' '.join(words(prompt))} ":
+        return "what the prompt says"
     return next(chain(_contradictions(sentence, prompt), _strangers(sentence, prompt, instruction)), None)
 
 
@@ -115,14 +136,18 @@ def _strangers(sentence: str, prompt: str, instruction: Instruction) -> Iterator
     if named & COLOURS:  # who names colours has said which
         yield from (f"the colour {word}" for word in sorted((there & COLOURS) - METALS - named))
     yield from (f"the number {word}" for word in sorted(there - named) if word in NUMBERS or word.isdigit())
-    if _VOICE.search(sentence) and not _VOICE.search(prompt):
-        yield "a voice"
+    english = _ENGLISH.search(f"{prompt} {sentence}") is not None
+    for voice in (_SPEECH, _VOICE) if english else (_SPEECH,):
+        if voice.search(sentence) and not voice.search(prompt):
+            yield "a voice"
     if stems(sentence) & _CHANGING - stems(prompt):
         yield "a change"
-    if _ABSENT.search(sentence):
+    if english and _ABSENT.search(sentence):
         yield "what is absent"
-    if _COMPARED.search(sentence):
+    if english and _COMPARED.search(sentence):
         yield "a comparison"
+    if _THERE.search(sentence) and not _THERE.search(prompt):
+        yield "something new"
     pairs = _pairs(sentence) - _pairs(prompt)
     if any(pairs & _pairs(short) for short, _ in instruction.examples):
         yield "an example's subject"
@@ -160,8 +185,7 @@ def _shortcomings(text: str, prompt: str, instruction: Instruction) -> Iterator[
         yield "it repeats the instruction"
     if _repeats(f"{prompt}. {text}"):
         yield "it repeats itself"
-    known = stems(prompt)
-    if sum(stem(word) not in known for word in words(text)) < LEAST_ADDED:
+    if len({stem(word) for word in content_words(text)} - stems(prompt)) < LEAST_ADDED:
         yield "it adds next to nothing"
 
 

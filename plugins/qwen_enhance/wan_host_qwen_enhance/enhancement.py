@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from wan_host import Enhancement
-from wan_host_qwen_enhance.checks import additions, objection, refuses, token_limit
+from wan_host_qwen_enhance.checks import additions, emptiness, objection, refuses, token_limit
 from wan_host_qwen_enhance.instruction import Instruction, read_instruction
 from wan_host_qwen_enhance.model import OutOfTime, Sampling
-from wan_host_qwen_enhance.words import UNSPACED
+from wan_host_qwen_enhance.words import CLOSINGS, HAN_AND_KANA, STOPS, capitalised
 
 if TYPE_CHECKING:
     from wan_host import EnhanceRequest, LaneContext
@@ -83,7 +83,8 @@ class Enhancer:
         task = self._task(prompt, instruction, max_tokens)
         room = task.sampling.max_new_tokens
         if room < LEAST_ROOM:
-            reason = f"the prompt fills the {max_tokens} tokens that the video model reads: {max(room, 0)} are left to write"
+            surely = f"the {task.limit} of the enhancer's tokens that surely fit the video model's {max_tokens}"
+            reason = f"the prompt fills {surely}: {max(room, 0)} are left to write"
             return Enhancement(prompt=original, source="none", reason=reason)
         needed = self._model.count(task.text) + room
         if needed > self._model.context_length:
@@ -123,7 +124,12 @@ class Enhancer:
         added = additions(draft.text, task.prompt, task.instruction, finished=draft.finished)
         text = f"{task.opening} {added}"
         # asked of the draft as it came: the sentence in which a model speaks of itself may have been taken off
-        problem = "it is a refusal" if refuses(draft.text, task.prompt) else objection(added, task.prompt, task.instruction)
+        if refuses(draft.text, task.prompt):
+            problem: str | None = "it is a refusal"
+        elif not added:
+            problem = emptiness(draft.text, task.prompt, task.instruction, finished=draft.finished)
+        else:
+            problem = objection(added, task.prompt, task.instruction)
         if problem is None and (tokens := self._model.count(text)) > task.limit:
             problem = f"it has {tokens} tokens, {task.limit} are allowed"
         return text, problem
@@ -131,6 +137,7 @@ class Enhancer:
 
 def _sentence(prompt: str) -> str:
     """Return the prompt as the first sentence of a paragraph."""
-    if prompt[-1] not in ".!?\u3002\uff01\uff1f":
-        prompt = prompt.rstrip(",;: ") + ("\u3002" if UNSPACED.search(prompt[-1]) else ".")
-    return prompt[0].upper() + prompt[1:]
+    prompt = prompt.rstrip(",;: \uff0c\u3001\uff1b\uff1a") or prompt
+    if prompt.rstrip(CLOSINGS)[-1:] not in STOPS:
+        prompt += "\u3002" if HAN_AND_KANA.search(prompt[-1]) else "."
+    return capitalised(prompt)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 
 
 def _listed(text: str) -> frozenset[str]:
@@ -23,9 +22,16 @@ _EMPTY = _listed(
 )
 _ENDINGS = ("ingly", "ing", "ely", "ed", "es", "ly", "e", "s", "y")
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
-UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")
+HAN_AND_KANA = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+UNSPACED = re.compile(rf"{HAN_AND_KANA.pattern}|[\uac00-\ud7af\u0e00-\u0e7f]")
 """Scripts that put no spaces between words: there every character counts as one."""
 _LEAST_STEM = 3
+STOPS = ".!?\u2026\u3002\uff01\uff1f\u0964\u061f"
+"""What ends a sentence, the full stop first: of Latin, Chinese and Japanese, Hindi, and Arabic."""
+CLOSINGS = "\"'\u201d\u2019)"
+_END = rf"(?:(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)\.(?!\d)|[{STOPS[1:]}])[{STOPS}]*[{CLOSINGS}]*"
+_SENTENCE = re.compile(rf".+?(?:{_END}|$)", re.DOTALL)
+_WHOLE = re.compile(rf"{_END}$")
 
 
 def words(text: str) -> list[str]:
@@ -34,6 +40,19 @@ def words(text: str) -> list[str]:
     for word in _WORD.findall(text.lower()):
         found += UNSPACED.findall(word) if UNSPACED.search(word) else [word]
     return ["gray" if word == "grey" else word for word in found]
+
+
+def sentences(text: str, *, finished: bool) -> list[str]:
+    """Return the sentences of a text, each with a capital; the last one must have an end where the text was cut off."""
+    found = [sentence.strip(" ,;:") for sentence in _SENTENCE.findall(text)]
+    if not finished and found and not _WHOLE.search(found[-1]):
+        found.pop()
+    return [capitalised(sentence) for sentence in found if words(sentence)]
+
+
+def capitalised(text: str) -> str:
+    """Return a text with a capital, unless its first word has one somewhere: ``iPhone``."""
+    return text[0].upper() + text[1:] if text.split(maxsplit=1)[0].islower() else text
 
 
 def content_words(text: str) -> list[str]:
@@ -92,11 +111,14 @@ def motions(text: str) -> set[str]:
     return {_MOTIONS[found] for found in stems(_FROM_TO.sub(r"\1 ", text.lower())) if found in _MOTIONS}
 
 
+_COLOUR = rf"\b(?:grey|{'|'.join(sorted(COLOURS))})\b"
+_COLOURED = re.compile(rf"({_COLOUR}(?:(?:,|\s+and|\s+or|,\s*and|,\s*or)?\s+{_COLOUR})*)\s+({_WORD.pattern})")
+
+
 def coloured(text: str) -> dict[str, set[str]]:
-    """Return the colours that stand right before each word: ``a red circle`` gives ``{"circl": {"red"}}``."""
-    found = words(text)
+    """Return the colours that stand right before each word: ``a red and white circle`` gives ``{"circl": {"red", "white"}}``."""
     pairs: dict[str, set[str]] = {}
-    for colour, thing in pairwise(found):
-        if colour in COLOURS and thing not in COLOURS and thing not in _EMPTY:
-            pairs.setdefault(stem(thing), set()).add(colour)
+    for colours, thing in _COLOURED.findall(text.lower()):
+        if thing not in COLOURS and thing not in _EMPTY:
+            pairs.setdefault(stem(thing), set()).update(COLOURS.intersection(words(colours)))
     return pairs
