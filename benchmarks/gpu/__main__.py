@@ -8,7 +8,8 @@
 Every round runs each variant once, on the same weights, prompt, seed and shape, so that a GPU that gets warm or is shared slows
 all of them. Before the first round each variant makes a few steps of each shape, which are timed apart (compiling). Every
 measurement is written at once; the same command goes on after a cut, in the same environment. Seconds are from an idle GPU
-to an idle GPU. `stock` is WanPipeline as it comes, on the modules that the presets run on, with everything taken out.
+to an idle GPU. `stock` is WanPipeline as it comes, on the transformer and the text encoder that the presets run on, with
+everything taken out, and a VAE of its own.
 """
 
 from __future__ import annotations

@@ -150,7 +150,8 @@ class Subject:
         info = ModelInfo(name="subject", family="wan", runner="wan21", path=str(found.path))
         chosen = Wan21Settings(data_dir=folder, previews=False, **settings)
         self.components = components
-        vae = copy.deepcopy(components.vae)  # the plugin lays its own out in another way
+        # The plugin lays its own out in another way. Each of the two is on the device only where it works: memory is measured.
+        vae = copy.deepcopy(components.vae).to("cpu")
         self.model = Wan21(info, found, components, str(device), chosen)
         for pipeline in self.model.pipelines.values():
             pipeline.set_progress_bar_config(disable=True)
@@ -207,6 +208,7 @@ class Subject:
         placer.place(placement)
         self.pipeline.vae.to(self.device if variant == STOCK else "cpu")
         if variant == STOCK:
+            self.components.vae.to("cpu")  # place() brings it back
             self.model.loras.remove()
             with placer.encoding():
                 pass  # the text encoder is back, to stay
