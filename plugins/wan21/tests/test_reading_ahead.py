@@ -15,14 +15,19 @@ import pytest
 from wan_host_wan21.reading_ahead import read_ahead
 
 
-def cached(path):
-    """Return the share of pages that are cached: asking with RWF_NOWAIT would itself begin to read."""
+def pages_of(path):
+    """Return which pages are cached: asking with RWF_NOWAIT would itself begin to read."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         pages = np.zeros(-(-len(mapped) // mmap.PAGESIZE), np.uint8)
         begin = np.frombuffer(mapped, np.uint8).ctypes.data
         size = ctypes.c_size_t(len(mapped))
         assert ctypes.CDLL(None).mincore(ctypes.c_void_p(begin), size, ctypes.c_void_p(pages.ctypes.data)) == 0
-    return (pages & 1).mean()
+    return (pages & 1).astype(bool)
+
+
+def cached(path):
+    """Return the share of pages that are cached."""
+    return pages_of(path).mean()
 
 
 def wait():
@@ -59,12 +64,16 @@ def test_every_byte_is_fetched_from_the_storage(checkpoint):
 
 
 def test_what_is_in_the_page_cache_is_passed_by(checkpoint):
-    read_ahead(checkpoint)
-    wait()
+    path = checkpoint / "transformer" / "weights.safetensors"
+    path.read_bytes()
+    pages, piece = pages_of(path), 8 * 2**20 // mmap.PAGESIZE
+    left = sum(not pages[begin : begin + piece].all() for begin in range(0, len(pages), piece))
+    if left * 8 * 2**20 >= 40_000_000:
+        pytest.skip("the system has taken every piece back")
     before = counted("rchar")
     read_ahead(checkpoint)
     wait()
-    assert counted("rchar") - before < 20_000_000
+    assert counted("rchar") - before < left * 8 * 2**20 + 1_000_000
 
 
 def test_a_piece_whose_beginning_alone_is_cached_is_read(checkpoint):

@@ -119,14 +119,16 @@ def test_both_prompts_take_one_stream_of_the_encoders_weights_and_are_what_each_
     monkeypatch.setattr(vace.placer, "_settings", Wan21Settings(placement=placement))
     vace.embeddings.forget()
     request = video()
-    with pytest.raises(JobCancelled):
-        generate(request, vace, recorder(stop_at="stage denoise", error=JobCancelled("enough")))
-    assert fetched == list(range(len(vace.components.text_encoder.encoder.block)))
-    together = [vace.embeddings.encode(text) for text in (request.prompt, request.negative_prompt)]
-    vace.embeddings.forget()
-    with torch.no_grad(), vace.placer.encoding():
-        alone = [vace.embeddings.encode(text) for text in (request.prompt, request.negative_prompt)]
-    vace.placer.place(Placement.RESIDENT)
+    try:
+        with pytest.raises(JobCancelled):
+            generate(request, vace, recorder(stop_at="stage denoise", error=JobCancelled("enough")))
+        assert fetched == list(range(len(vace.components.text_encoder.encoder.block)))
+        together = [vace.embeddings.encode(text) for text in (request.prompt, request.negative_prompt)]
+        vace.embeddings.forget()
+        with torch.no_grad(), vace.placer.encoding():
+            alone = [vace.embeddings.encode(text) for text in (request.prompt, request.negative_prompt)]
+    finally:
+        vace.placer.place(Placement.RESIDENT)
     assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
     assert not torch.equal(*alone)
 

@@ -30,6 +30,26 @@ def test_every_step_equals_diffusers(steps, dtype):
     assert torch.isfinite(made).all()
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("solver_order", 3),
+        ("solver_type", "bh1"),
+        ("predict_x0", False),
+        ("solver_p", UniPCMultistepScheduler(**FLOW)),
+        ("use_flow_sigmas", False),
+        ("prediction_type", "epsilon"),
+    ],
+)
+def test_what_it_does_not_compute_is_refused(field, value):
+    with pytest.raises(ValueError, match=rf"(?s)^{field}=.*; this UniPC computes only "):
+        UniPC(**FLOW | {field: value})
+
+
+def test_it_can_be_made_of_a_configuration():
+    assert UniPC.from_config(UniPC(**FLOW).config).config.flow_shift == 3.0
+
+
 class Crossings(TorchDispatchMode):
     """Counts what makes a host wait: copies from one kind of device to another, and numbers read from tensors."""
 

@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch  # noqa: TID253  # a plugin's test
 import wan_host_wan21
+from wan_host_wan21 import waking
 from wan_host_wan21.waking import uncollected, wake
 
 from wan_host import ModelLoadFailed
@@ -57,10 +59,29 @@ def test_whoever_has_switched_collecting_off_keeps_it_off():
         gc.enable()
 
 
-def test_nothing_is_woken_for_a_cpu():
-    before = threading.active_count()
-    wake("cpu")
-    assert threading.active_count() == before
+def test_nothing_is_woken_for_a_cpu(monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Thread", lambda **given: pytest.fail(f"a thread was made: {given}"))
+        wake("cpu")
+
+
+def test_what_wakes_a_device_can_be_computed(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(waking, "suppress", lambda *_: nullcontext())
+    waking._use(torch.device("cpu"))
+    assert waited == [torch.device("cpu")]
+
+
+def test_whatever_goes_wrong_is_left_for_the_loading_to_complain_about(monkeypatch):
+    class DeferredCudaCallError(Exception):
+        """Torch's own is no RuntimeError, either."""
+
+    def broken(_device):
+        raise DeferredCudaCallError("of a call before")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    waking._use(torch.device("cpu"))
 
 
 def test_waking_imports_no_library_but_torch():

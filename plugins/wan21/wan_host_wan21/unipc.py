@@ -6,8 +6,21 @@ Its DPM-Solver++ has none.
 
 from __future__ import annotations
 
+from functools import wraps
+from typing import Any
+
 import torch  # noqa: TID253  # this module is imported with a loaded model
 from diffusers import UniPCMultistepScheduler  # noqa: TID253  # as above
+
+_COMPUTED: dict[str, tuple[Any, ...]] = {
+    "solver_order": (1, 2),
+    "solver_type": ("bh2",),
+    "predict_x0": (True,),
+    "solver_p": (None,),
+    "prediction_type": ("flow_prediction",),
+    "use_flow_sigmas": (True,),
+}
+"""What the options may be that change the solver's arithmetic."""
 
 
 class UniPC(UniPCMultistepScheduler):
@@ -15,6 +28,15 @@ class UniPC(UniPCMultistepScheduler):
 
     They are tensors without dimensions on the CPU, which kernels of any device take as numbers.
     """
+
+    @wraps(UniPCMultistepScheduler.__init__)  # from_config reads the signature
+    def __init__(self, *given: Any, **options: Any) -> None:
+        """Take diffusers' options. Raise ValueError for those that ask for another arithmetic."""
+        super().__init__(*given, **options)
+        for field, known in _COMPUTED.items():
+            value = self.config[field]
+            if value not in known:
+                raise ValueError(f"{field}={value!r}; this UniPC computes only {' and '.join(map(repr, known))}")
 
     def multistep_uni_p_bh_update(self, model_output: torch.Tensor, *, sample: torch.Tensor, order: int) -> torch.Tensor:  # noqa: ARG002  # diffusers' signature
         """Return the sample at the next sigma."""
