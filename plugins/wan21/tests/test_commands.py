@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import click
 import pytest
 import torch  # noqa: TID253  # a test of torch code
 from click.testing import CliRunner
@@ -113,3 +114,31 @@ def test_a_folder_that_was_not_finished_is_not_left_behind_and_does_not_replace_
         "mine",
         "mine/model_index.json",
     ]
+
+
+def test_an_empty_folder_is_written_into(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with whole_folder(tmp_path / "mine", replace=False) as folder:
+        (folder / "model_index.json").touch()
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["model_index.json"]
+
+
+def test_only_a_checkpoint_can_be_replaced_and_only_there_is_it_offered(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "trained.safetensors").touch()
+    for replace in (False, True):
+        with pytest.raises(click.ClickException) as raised, whole_folder(tmp_path / "mine", replace=replace):
+            pytest.fail("it was begun")
+        assert str(raised.value) == (
+            f"{tmp_path}/mine is no checkpoint in the diffusers layout, so it is not replaced; choose another --output"
+        )
+    (tmp_path / "mine" / "model_index.json").touch()
+    with pytest.raises(click.ClickException, match="--replace writes it anew"), whole_folder(tmp_path / "mine", replace=False):
+        pytest.fail("it was begun")
+
+
+def test_what_came_into_an_empty_folder_meanwhile_is_not_deleted(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(OSError, match="not empty"), whole_folder(tmp_path / "mine", replace=False):
+        (tmp_path / "mine" / "trained.safetensors").touch()
+    assert (tmp_path / "mine" / "trained.safetensors").is_file()

@@ -219,14 +219,19 @@ def test_what_no_checkpoint_holds_is_one_clear_line(problem, folders, convert, t
     assert isinstance(done.exception, SystemExit)
 
 
-def test_the_native_folder_is_not_replaced_by_its_own_conversion(folders, convert, tmp_path):
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_the_native_folder_is_not_replaced_by_its_own_conversion(*, checkpoint, folders, convert, tmp_path):
     """The plugin names the command for a native folder in the models folder, where the new one would have the same name."""
     native = shutil.copytree(folders[1], tmp_path / "models" / f"wan2.1-{recognise(folders[0]).kind}-1.3b")
+    if checkpoint:  # the originals may lie beside what was made of them, or below it
+        (native / "model_index.json").write_text("{}")
+        (native.parent / "model_index.json").write_text("{}")
     before = sorted(path.name for path in native.iterdir())
     for output in ([], ["--output", native], ["--output", tmp_path / "models"]):
-        done = convert(native, *output, "--replace")
-        assert done.exit_code == 1
-        assert "is no checkpoint in the diffusers layout, so it is not replaced" in " ".join(done.output.split())
+        for more in ([], ["--replace"]):
+            done = convert(native, *output, *more)
+            assert done.exit_code == 1
+            assert f"is not written, as {native} is read from it; choose another --output" in " ".join(done.output.split())
     assert sorted(path.name for path in native.iterdir()) == before
     assert convert(native, "--name", "mine").exit_code == 0
 

@@ -369,6 +369,18 @@ def test_a_folder_that_does_not_say_whose_it_is_is_not_replaced(hub, counted, tm
     assert fetched(hub) == {}
 
 
+def test_weights_of_other_names_in_a_folder_that_does_not_say_whose_it_is_are_not_mixed_with(hub, counted, tmp_path):
+    folder = unmarked(hub, tmp_path)
+    other = folder / "transformer" / "diffusion_pytorch_model-00001-of-00002.safetensors"
+    other.touch()
+    message = f"{folder} holds transformer/{other.name}, which {REPO} does not have: name another folder with --output, or"
+    with pytest.raises(click.ClickException, match=re.escape(message)):
+        counted()
+    assert fetched(hub) == {}
+    other.rename(folder / "turbo.safetensors")  # an operator puts it beside a checkpoint's own files
+    counted()
+
+
 def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(hub, counted, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(click.ClickException, match=r"needs .* GB, and 0\.0 GB are free"):

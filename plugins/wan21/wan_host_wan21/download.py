@@ -18,6 +18,7 @@ import click
 import httpx
 
 from wan_host_wan21.layout import require_space
+from wan_host_wan21.turbo import FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -120,25 +121,31 @@ def _alone(target: Path) -> Iterator[None]:
 
 
 def _require_same(target: Path, repo: str, files: Sequence[RemoteFile], progress: Progress, stop: Event) -> set[RemoteFile]:
-    """Refuse a folder with what a pull of ``repo`` would replace; return the files that were read for it, and are right.
+    """Refuse a folder with weights that are not those of ``repo``; return the files that were read for it, and are right.
 
     One that does not say whose it is was pulled by an earlier version, or it is the user's own: its weights tell.
     """
     marker = target / _REPOSITORY
     held = marker.read_text(encoding="utf-8") if marker.is_file() else ""
     if held and held.lower() != repo.lower():  # the hub tells no letters apart by their case
-        raise _would_replace(target, f"{held}, and {repo}")
+        raise _refused(target, f"{held}, and {repo} would replace it")
+    if held:
+        return set()
+    weights = {path.relative_to(target).as_posix() for path in target.rglob("*.safetensors")}
+    other = weights - {file.path for file in files} - {FILE}  # that one is put beside a checkpoint's own files
+    if other:
+        raise _refused(target, f"{min(other)}, which {repo} does not have")
     right: set[RemoteFile] = set()
-    for file in () if held else files:
+    for file in files:
         if file.path.endswith(".safetensors") and (target / file.path).is_file():
             if not _is_right(target / file.path, file, progress, stop):
-                raise _would_replace(target, f"another {file.path} than {repo}, which")
+                raise _refused(target, f"another {file.path} than {repo}, which would replace it")
             right.add(file)
     return right
 
 
-def _would_replace(target: Path, what: str) -> click.ClickException:
-    return click.ClickException(f"{target} holds {what} would replace it: name another folder with --output, or remove that one")
+def _refused(target: Path, holds: str) -> click.ClickException:
+    return click.ClickException(f"{target} holds {holds}: name another folder with --output, or remove that one")
 
 
 def _there(path: Path) -> int:

@@ -42,21 +42,22 @@ def write_index(path: Path, kind: Kind, *, random_weights: bool = False) -> None
 
 @contextmanager
 def whole_folder(target: Path, *, replace: bool) -> Iterator[Path]:
-    """Give a folder to write into that takes ``target``'s name only when everything has gone well.
+    """Give a folder to write into that takes ``target``'s name only when everything has gone well; ``target`` may be empty.
 
     ``replace`` is for checkpoints alone: what is imported, or a folder of models, must not be lost to a wrong name.
     """
-    if target.exists() and not replace:
-        raise click.ClickException(f"{target} exists already; --replace writes it anew")
-    if target.exists() and not (target / "model_index.json").is_file():
+    taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if taken and not (target / "model_index.json").is_file():
         raise click.ClickException(
             f"{target} is no checkpoint in the diffusers layout, so it is not replaced; choose another --output"
         )
+    if taken and not replace:
+        raise click.ClickException(f"{target} exists already; --replace writes it anew")
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
         yield partial
-        if target.exists():
+        if taken:
             shutil.rmtree(target)
         partial.replace(target)
     finally:

@@ -32,6 +32,8 @@ def import_(path: Path, name: str | None, output: Path | None, *, replacing: boo
         with open_native(path) as (kind, parts):
             size = "14b" if parts[-1].module.config.num_attention_heads >= _HEADS_14B else "1.3b"
             target = output or read_settings().models_path / (name or f"wan2.1-{kind}-{size}")
+            if path.resolve().is_relative_to(target.resolve()):
+                raise click.ClickException(f"{target} is not written, as {path} is read from it; choose another --output")
             total = sum(part.bytes() for part in parts)
             require_space(target, total)
             columns = (TextColumn("{task.description:<12}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
