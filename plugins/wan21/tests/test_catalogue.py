@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from wan_host_wan21.catalogue import count_parameters, offered_models, weights_mib
 from wan_host_wan21.settings import Wan21Settings, read_settings
@@ -129,7 +131,17 @@ def test_a_wrong_row_is_one_clear_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "default", ["frames = 84", "fps = 30", "fast_steps = 201", "high_guidance = 31", "sample_shift = inf", "fast_guidance = nan"]
+    "default",
+    [
+        "width = 4112",
+        "height = 4112",
+        "frames = 84",
+        "fps = 30",
+        "fast_steps = 201",
+        "high_guidance = 31",
+        "sample_shift = inf",
+        "fast_guidance = nan",
+    ],
 )
 def test_a_default_that_no_job_may_ask_for_is_refused_at_the_start(default, tmp_path, monkeypatch):
     name = default.partition(" ")[0]
@@ -165,6 +177,14 @@ def test_a_folder_may_begin_with_the_home_folder(name, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv(f"WAN_HOST_WAN21_{name.upper()}", "~/mine")
     assert getattr(read_settings(), name) == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("name", ["data_dir", "models_dir", "loras_dir", "turbo"])
+def test_a_path_below_nobodys_home_is_one_clear_line(name, monkeypatch):
+    monkeypatch.setenv(f"WAN_HOST_WAN21_{name.upper()}", "~nobody-of-this-name/mine")
+    message = f"WAN_HOST_WAN21_{name.upper()}: '~nobody-of-this-name/mine' is not allowed; Could not determine home directory."
+    with pytest.raises(SettingsError, match=rf"^{re.escape(message)}$"):
+        _ = read_settings().turbo_path
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from wan_host import JobDefaults, ModelInfo, ModelLoadFailed, wan_job_types
 from wan_host_wan21.checkpoint import MAX_SUBJECTS, VACE_CHECKPOINT, Checkpoint, Kind, recognise
 from wan_host_wan21.hub import cached_folder, parse
 from wan_host_wan21.presets import Preset
-from wan_host_wan21.settings import CustomModel, Defaults, Wan21Settings
+from wan_host_wan21.settings import CustomModel, Defaults, Wan21Settings, expanded
 from wan_host_wan21.turbo import find_turbo
 
 if TYPE_CHECKING:
@@ -170,8 +170,8 @@ def _checkpoint_of(row: CustomModel, found: Mapping[str, Checkpoint], settings: 
     hub = parse(row.path)
     if hub is None:
         try:
-            path = Path(row.path).expanduser()
-        except RuntimeError as error:  # ~nobody
+            path = expanded(Path(row.path))
+        except ValueError as error:  # ~nobody
             raise ModelLoadFailed(f"{row.path!r} is no path: {error}") from error
         return recognise(settings.models_path / path)
     if not hub.pinned:

@@ -16,6 +16,14 @@ _PREFIX = "WAN_HOST_WAN21_"
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
+def expanded(path: Path) -> Path:
+    """Return ``path`` below the home folder that it begins with, if any. Raise ValueError where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(error) from error
+
+
 def _of_host(name: str) -> AliasChoices:
     """Accept the plugin's own variable, else the host's."""
     return AliasChoices(_PREFIX + name.upper(), f"WAN_HOST_{name.upper()}", name)
@@ -31,8 +39,8 @@ class Adapter(BaseModel, frozen=True, extra="forbid"):
 class Defaults(BaseModel, frozen=True, extra="forbid"):
     """Defaults of a model of the table, within what a job may ask for; what is left out is the wire contract's."""
 
-    width: int = Field(default=480, gt=0, multiple_of=16)
-    height: int = Field(default=832, gt=0, multiple_of=16)
+    width: int = Field(default=480, gt=0, le=4096, multiple_of=16)
+    height: int = Field(default=832, gt=0, le=4096, multiple_of=16)
     frames: int = Field(default=83, ge=1, le=83)
     fps: int = Field(default=24, ge=8, le=24)
     sample_shift: float = Field(default=5.0, gt=0, le=30)
@@ -105,7 +113,7 @@ class Wan21Settings(PluginSettings, env_prefix=_PREFIX):
     @field_validator("data_dir", "models_dir", "loras_dir", mode="after")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
+        return None if value is None else expanded(value).absolute()
 
     @property
     def models_path(self) -> Path:
@@ -117,8 +125,11 @@ class Wan21Settings(PluginSettings, env_prefix=_PREFIX):
         """The file that ``turbo`` names. Raise SettingsError where it is nowhere."""
         if self.turbo is None:
             return None
-        places = (self.turbo, self.loras_path / self.turbo, self.loras_path / f"{self.turbo}.safetensors")
-        found = next((place.expanduser() for place in places if place.expanduser().is_file()), None)
+        try:
+            places = (expanded(self.turbo), self.loras_path / self.turbo, self.loras_path / f"{self.turbo}.safetensors")
+        except ValueError as error:
+            raise SettingsError(f"{_PREFIX}TURBO: {str(self.turbo)!r} is not allowed; {error}") from error
+        found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise SettingsError(f"{_PREFIX}TURBO: {str(self.turbo)!r} is neither a file nor a name in {self.loras_path}")
         return found
