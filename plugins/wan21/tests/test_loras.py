@@ -11,10 +11,11 @@ import torch  # noqa: TID253  # a test of torch code
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from wan_host_wan21.generation import generate
+from wan_host_wan21.lora_files import find_fixed
 from wan_host_wan21.lora_format import read_lora
 from wan_host_wan21.settings import Wan21Settings
 
-from wan_host import JobCancelled, Lora, ReferenceMode, References, RetryableError, UnsupportedRequest
+from wan_host import JobCancelled, Lora, ModelLoadFailed, ReferenceMode, References, RetryableError, UnsupportedRequest
 
 LAYERS = {"blocks.0.attn1.to_q": "blocks.0.self_attn.q", "blocks.1.ffn.net.0.proj": "blocks.1.ffn.0"}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -141,6 +142,16 @@ def test_an_attempt_does_not_go_on_with_an_adapter_whose_file_has_changed(model,
     assert made_with() == plain
 
 
+def test_an_attempt_does_not_go_on_with_an_adapter_of_the_model_that_is_weighed_anew(model, recorder, monkeypatch):
+    """A job's own scales are in its request; those of the operator's table may be others at the next attempt."""
+    digests = []
+    for scale in (0.5, 0.5000001, 0.5):
+        monkeypatch.setattr(model.loras, "_fixed", (Lora(name="diffusers", scale=scale),))
+        model.loras.apply([], recorder())
+        digests.append(model.loras.digest)
+    assert digests[0] == digests[2] != digests[1]
+
+
 def test_two_adapters_add_up_and_both_views_have_them(made, recorder, model, image, picture):
     one, both = made(Lora(name="diffusers")), made(Lora(name="diffusers"), Lora(name="original"))
     assert not np.array_equal(one, both)
@@ -247,6 +258,7 @@ def test_what_does_not_fit_is_refused_and_nothing_stays(made, folder, factors):
             "transformer.patch_embedding.lora_B.weight": torch.ones(24, 4, 1, 1, 1),
         },
         "nan": {f"{layer}.lora_A.weight": down * float("nan"), f"{layer}.lora_B.weight": up},
+        "alpha": {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up, f"{layer}.alpha": torch.tensor(4.0)},
     }
     for name, state in wrong.items():
         save_file({key: value.clone() for key, value in state.items()}, folder / f"{name}.safetensors")
@@ -264,6 +276,7 @@ def test_what_does_not_fit_is_refused_and_nothing_stays(made, folder, factors):
         "norm": "no layer blocks.0.attn1.norm_q",
         "kernel": "the wrong shape: patch_embedding",
         "nan": r"numbers that are not finite \(transformer.blocks.0.attn1.to_q.lora_A.weight\)",
+        "alpha": "holds transformer.blocks.0.attn1.to_q.alpha, which is no adapter of a Wan transformer",
         "junk": "no safetensors file",
     }.items():
         with pytest.raises(UnsupportedRequest, match=rf"^config\.loras\[1\]: {name} .*{message}"):
@@ -312,7 +325,9 @@ def test_a_pinned_hub_adapter_comes_from_the_cache(made, folder, tmp_path, monke
         made(Lora(name=f"me/lora@{COMMIT}:../outside.safetensors"))
 
 
-@pytest.mark.parametrize("file", ["{tmp_path}/secret.safetensors", "*", "*.safetensors", "a/../../x.safetensors", "a.pt"])
+@pytest.mark.parametrize(
+    "file", ["{tmp_path}/secret.safetensors", "*", "*.safetensors", "a/../../x.safetensors", "a.pt", "sub.safetensors/"]
+)
 def test_a_hub_adapter_is_one_file_of_its_repository_and_nothing_else_is_fetched(file, made, folder, tmp_path, monkeypatch):
     (tmp_path / "secret.safetensors").write_bytes((folder / "diffusers.safetensors").read_bytes())
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_args, **_options: pytest.fail("something was fetched"))
@@ -413,8 +428,23 @@ def test_what_of_an_adapter_has_no_effect_is_in_the_report(model, folder, factor
     for _ in range(2):  # also when it is in already
         made = generate(image(loras=(Lora(name="distilled"),)), model, recorder()).metadata
         assert made["loras_left_out"] == ", ".join(f"distilled: {key}" for key in said.split(", "))
+    made = generate(image(loras=(Lora(name="distilled.safetensors"),)), model, recorder()).metadata
+    assert made["loras_left_out"] == ", ".join(f"distilled.safetensors: {key}" for key in said.split(", ")), (
+        "as this job names it"
+    )
     assert "loras_left_out" not in generate(image(loras=(Lora(name="diffusers"),)), model, recorder()).metadata
     assert "loras_left_out" not in generate(image(), model, recorder()).metadata
+
+
+def test_what_has_no_effect_is_counted_where_it_is_too_much_for_a_report(model, folder, factors, recorder, image):
+    down, up = factors["blocks.0.attn1.to_q"]
+    layer = "diffusion_model.blocks.0.self_attn.q"
+    state = {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
+    state |= {f"diffusion_model.blocks.{block}.modulation.diff": torch.ones(24) for block in range(60)}
+    save_file(state, folder / "distilled.safetensors")
+    made = generate(image(loras=(Lora(name="distilled"),)), model, recorder()).metadata
+    shown = ", ".join(f"distilled: diffusion_model.blocks.{block}.modulation.diff" for block in (0, 1, 10, 11, 12))
+    assert made["loras_left_out"] == f"60 keys, such as {shown}"
 
 
 def test_what_would_be_left_out_in_silence_is_refused(made, folder, factors):
@@ -439,3 +469,10 @@ def test_a_models_own_adapters_act_in_every_job(*, load_tiny, made, folder, reco
     more = generate(image(loras=(Lora(name="peft"),)), model, recorder())
     assert np.array_equal(more.clips[0].frames, made(Lora(name="diffusers", scale=0.5), Lora(name="peft")))
     assert more.metadata["loras"] == "peft (1)"
+
+
+def test_an_adapter_of_the_model_below_nobodys_home_is_one_clear_line(tmp_path):
+    with pytest.raises(
+        ModelLoadFailed, match=r"^the adapter '~nobody-of-this-name/a' of the model is no path: Could not determine"
+    ):
+        find_fixed("~nobody-of-this-name/a", Wan21Settings(loras_dir=tmp_path))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from wan_host_wan21.model import Wan21
 
 Facts = dict[str, str | int | float | bool]
+_LEFT_OUT_SHOWN = 5
+"""Keys of adapters in a report, which cuts what is longer than 2000 characters."""
 
 
 def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> Generation:
@@ -51,8 +53,9 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
         if model.loras.differ(request.loras, adapter):
             with context.stage("load"):
                 model.loras.apply(request.loras, context, adapter)
-        if model.loras.left_out:
-            facts["loras_left_out"] = ", ".join(model.loras.left_out)
+        if left_out := model.loras.left_out:
+            count = "" if len(left_out) <= _LEFT_OUT_SHOWN else f"{len(left_out)} keys, such as "
+            facts["loras_left_out"] = count + ", ".join(left_out[:_LEFT_OUT_SHOWN])
         schedule = schedule_of(request, chosen.strength)
         facts |= accelerate(request, model, chosen, schedule)
         weights = "fp8" if placement is Placement.FP8 else "exact"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from wan_host import ModelLoadFailed, UnsupportedRequest
 from wan_host_wan21.hub import HubId, fetch, parse
+from wan_host_wan21.settings import expanded
 
 if TYPE_CHECKING:
     from wan_host import LaneContext
@@ -52,7 +53,11 @@ def _in_folder(folder: Path, name: str, field: str) -> Path | None:
 
 def find_fixed(name: str, settings: Wan21Settings) -> Path:
     """Return the file of an adapter that the operator gave a model: in the folder, or at any path."""
-    for candidate in (settings.loras_path / name, settings.loras_path / f"{name}.safetensors", Path(name).expanduser()):
+    try:
+        elsewhere = expanded(Path(name))
+    except ValueError as error:  # ~nobody
+        raise ModelLoadFailed(f"the adapter {name!r} of the model is no path: {error}") from error
+    for candidate in (settings.loras_path / name, settings.loras_path / f"{name}.safetensors", elsewhere):
         if candidate.is_file():
             return candidate
     raise ModelLoadFailed(f"the adapter {name!r} of the model is not there")
@@ -84,4 +89,4 @@ def _is_plain(file: str) -> bool:
     """Whether a name is one safetensors file's, below the repository. The hub's library takes ``*`` for all that there is."""
     path = PurePosixPath(file)
     inside = not path.is_absolute() and ".." not in path.parts and _PATTERN_CHARACTERS.isdisjoint(file)
-    return inside and path.suffix == ".safetensors"
+    return inside and str(path) == file and path.suffix == ".safetensors"  # a slash at the end means a folder

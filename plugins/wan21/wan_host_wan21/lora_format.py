@@ -90,7 +90,7 @@ def _digest(factors: Mapping[str, torch.Tensor]) -> str:
     found = hashlib.sha256()
     for key, value in sorted(factors.items()):
         found.update(f"{key} {value.dtype} {tuple(value.shape)} ".encode())
-        found.update(value.contiguous().view(torch.uint8).numpy())
+        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
 
 

@@ -47,8 +47,8 @@ class Loras:
         self._read: OrderedDict[_File, LoraFile] = OrderedDict()
         self._loaded: tuple[_File, ...] = ()
         self._scales: list[float] = []
-        self.digest = ""
-        """Of what is in, in its order: the same adapters from another folder or machine have the same."""
+        self._digests: list[str] = []
+        self._left_out: list[tuple[str, ...]] = []
         self.left_out: tuple[str, ...] = ()
         """What of the adapters that are in has no effect: ``NAME: KEY``."""
         self.before_change: Callable[[], None] = lambda: None
@@ -58,6 +58,11 @@ class Loras:
     def active(self) -> bool:
         """Whether any adapter is in."""
         return bool(self._loaded)
+
+    @property
+    def digest(self) -> str:
+        """Of what is in, in its order and with its scales: the same adapters from another folder or machine have the same."""
+        return " ".join(f"{digest}*{scale!r}" for digest, scale in zip(self._digests, self._scales, strict=True))
 
     def differ(self, wanted: Sequence[Lora], turbo: Path | None = None) -> bool:
         """Whether there is anything to do: adapters to put in, or to take out."""
@@ -74,16 +79,17 @@ class Loras:
         wanted = [*fixed, *wanted]
         files = [_as_it_is(path) for path in paths]
         scales = [lora.scale for lora in wanted]
-        if (tuple(files), scales) == (self._loaded, self._scales):
-            return
-        self.before_change()
-        if tuple(files) != self._loaded:
-            self.remove()
-            self._load(files, wanted, context, first=len(fixed))
-        if files:
-            names = [_adapter_name(index) for index in range(len(files))]
-            self._components.transformer.set_adapters(names, scales)
-        self._scales = scales
+        if (tuple(files), scales) != (self._loaded, self._scales):
+            self.before_change()
+            if tuple(files) != self._loaded:
+                self.remove()
+                self._load(files, wanted, context, first=len(fixed))
+            if files:
+                names = [_adapter_name(index) for index in range(len(files))]
+                self._components.transformer.set_adapters(names, scales)
+            self._scales = scales
+        # By the names of this job: the one that loaded a file may have called it otherwise.
+        self.left_out = tuple(f"{lora.name}: {key}" for lora, keys in zip(wanted, self._left_out, strict=True) for key in keys)
 
     def remove(self) -> None:
         """Take every adapter out; the weights are then the very tensors that were loaded."""
@@ -92,8 +98,8 @@ class Loras:
             self._components.transformer.unload_lora()
             self._components.share_modules()
             self._loaded = ()
-            self._scales = []
-            self.digest, self.left_out = "", ()
+            self._scales, self._digests, self._left_out = [], [], []
+            self.left_out = ()
 
     def _load(self, files: Sequence[_File], wanted: Sequence[Lora], context: LaneContext, *, first: int) -> None:
         """Put adapters in; the job's own begin at index ``first``."""
@@ -106,7 +112,7 @@ class Loras:
             _check(found.factors, transformer, lora.name, field)
             states.append(found.factors)
             digests.append(found.digest)
-            left_out += [f"{lora.name}: {key}" for key in found.left_out]
+            left_out.append(found.left_out)
         try:
             for index, state in enumerate(states):
                 # Before anything goes in: a failure in the middle must be taken out again.
@@ -121,7 +127,7 @@ class Loras:
         except BaseException:
             self.remove()
             raise
-        self.digest, self.left_out = " ".join(digests), tuple(left_out)
+        self._digests, self._left_out = digests, left_out
         self._components.share_modules()
 
     def _file(self, file: _File, name: str, field: str) -> LoraFile:
