@@ -171,8 +171,10 @@ def test_the_report_has_the_guidance_that_acted(guidance, said, vace, image, rec
 
 def test_a_copy_reports_nothing_that_did_not_act(vace, image, picture, recorder):
     copy = image(reference_mode=ReferenceMode.SINGLE, references=References(image=picture()), denoise_strength=0.0)
-    made = generate(replace(copy, prompt="x" * 600, guidance_scale=0.5, loras=(Lora(name="any"),)), vace, recorder())
-    assert made.metadata == {"route": "copy", "generated_frames": 1, "steps_run": 0, "random_weights": True}
+    copy = replace(copy, prompt="x" * 600, guidance_scale=0.5, loras=(Lora(name="any"),))
+    said = {"route": "copy", "generated_frames": 1, "steps_run": 0, "random_weights": True}
+    assert generate(copy, vace, recorder()).metadata == said | {"negative_prompt_applied": False}
+    assert generate(replace(copy, negative_prompt=""), vace, recorder()).metadata == said
 
 
 def test_subjects_are_counted_in_the_report(vace, video, picture, recorder):

@@ -125,6 +125,38 @@ def test_two_passes_made_as_one_are_what_each_is_alone(kind, vace):
         assert torch.allclose(alone, together, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["t2v", "vace"])
+def test_a_step_without_guidance_reuses_the_first_pass_of_a_pair(kind, vace):
+    module = view_of(vace, kind)
+    given, negative = inputs_of(module, 1), torch.randn(1, 512, 32, generator=torch.Generator().manual_seed(9))
+    cache, schedule = StepCache([module]), Schedule(computed=(True, False), guided=(True, False))
+    made = []
+    with torch.no_grad():
+        for paired in (None, negative):
+            cache.begin(schedule, negative=paired)
+            for _ in schedule.computed:
+                both = [given, given | {"encoder_hidden_states": negative}]
+                made += [module(**one, return_dict=False)[0] for one in both]
+                cache.next_step()
+        cache.end()
+    for alone, together in zip(made[:4], made[4:], strict=True):
+        assert together.shape == alone.shape
+        assert torch.allclose(alone, together, atol=1e-5)
+
+
+def test_a_pair_does_not_reuse_what_one_pass_alone_has_computed(vace):
+    module = view_of(vace, "t2v")
+    given, negative = inputs_of(module, 1), torch.randn(1, 512, 32, generator=torch.Generator().manual_seed(9))
+    cache = StepCache([module])
+    with torch.no_grad():
+        cache.begin(Schedule(computed=(True, False), guided=(False, True)), negative=negative)
+        module(**given, return_dict=False)
+        cache.next_step()
+        with pytest.raises(RuntimeError, match="step 1 reuses what no step before it has computed"):
+            module(**given, return_dict=False)
+        cache.end()
+
+
 def test_a_clip_whose_passes_are_paired_is_the_same_clip(*, load_tiny, video, image, picture, recorder, monkeypatch):
     monkeypatch.setenv("WAN_HOST_WAN21_COMPILE", "true")
     model = load_tiny("vace")
@@ -137,17 +169,16 @@ def test_a_clip_whose_passes_are_paired_is_the_same_clip(*, load_tiny, video, im
         video(guidance_scale=1.0),
     ]
     alone = [generate(request, model, recorder()) for request in requests]
-    model.acceleration.leave()
     model.acceleration.beside = frozenset({"pairs"})
     counted = []
     for request, expected in zip(requests, alone, strict=True):
         before = model.acceleration.cache.passes
         made = generate(request, model, recorder())
         counted.append(model.acceleration.cache.passes - before)
-        assert made.metadata["paired"] is True
+        assert made.metadata.get("paired", False) is (request.guidance_scale > 1), "without guidance there is nothing to pair"
         assert np.abs(made.clips[0].frames.astype(int) - expected.clips[0].frames).max() <= 1
     assert counted[0] == requests[0].num_inference_steps
-    assert counted[-1] == 0, "without guidance there is nothing to pair"
+    assert counted[-1] == 0
 
 
 def test_a_step_that_reuses_nothing_is_refused(vace):

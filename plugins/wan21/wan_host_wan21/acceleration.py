@@ -63,20 +63,23 @@ class Acceleration:
         """Whether blocks are compiled: where nothing is set, on CUDA."""
         return self._device.type == "cuda" if self._settings.compile is None else self._settings.compile
 
-    def enter(self, preset: Preset, placement: Placement, *, tokens: int, adapters: bool) -> Facts:
+    def enter(self, preset: Preset, placement: Placement, *, tokens: int, adapters: bool, guided: bool = True) -> Facts:
         """Put in what a job can have; return what the report says of it.
 
         ``tokens``: the length of its sequence. ``adapters``: whether the transformer has any in; ``leave`` comes before they
-        change.
+        change. ``guided``: whether it has guidance.
         """
         still = placement in STILL
         rounds = preset is not Preset.EXACT and still and self._settings.fp8 and fp8.why_not(self._device) is None
         compiles = self.compiles and placement is not Placement.FP8 and (rounds or not adapters)
-        wanted = (rounds, compiles, adapters, still)
+        wanted = (rounds, compiles, adapters, still, self.beside)
         if wanted != self._entered:
             self.leave()
             self._put_in(rounds=rounds, compiles=compiles, adapters=adapters, still=still)
             self._entered = wanted
+        self._facts.pop("paired", None)
+        if guided and "pairs" in self.beside and "fused" in self._facts:
+            self._facts["paired"] = True
         if self._device.type == "cuda":
             backend = self._attention(tokens)
             attention.use(self._components.transformer, backend)
@@ -87,8 +90,6 @@ class Acceleration:
         if compiles and still and not adapters:
             self._fuse()
             self._facts["fused"] = True
-            if "pairs" in self.beside:
-                self._facts["paired"] = True
         if rounds:
             self._layers = fp8.Fp8Layers(self._blocks())
             self._layers.put_in()

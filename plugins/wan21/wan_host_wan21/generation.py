@@ -124,15 +124,15 @@ def schedule_of(request: GenerationRequest, strength: float) -> Schedule:
 def accelerate(request: GenerationRequest, model: Wan21, chosen: Plan, schedule: Schedule) -> Facts:
     """Put in what the preset allows, and return what the report says of it."""
     job = Job(frames=request.frames, width=request.width, height=request.height)
-    preset = Preset(request.preset)
+    preset, guidance = Preset(request.preset), request.guidance_scale > 1
     facts = model.acceleration.enter(
         preset,
         model.placer.current,
         tokens=job.tokens + len(chosen.subjects) * job.tokens_of_a_frame,
         adapters=model.loras.active,
+        guided=guidance,
     )
     if preset is not Preset.EXACT:
-        guidance = request.guidance_scale > 1
         facts = facts | {
             "steps_computed": sum(schedule.computed),
             "transformer_passes": schedule.passes(guidance=guidance),
@@ -194,8 +194,9 @@ def _facts(request: GenerationRequest, model: Wan21, chosen: Plan) -> Facts:
 
 
 def _guidance_facts(asked: GenerationRequest, request: GenerationRequest, chosen: Plan) -> Facts:
-    """Say where guidance is another than asked: at 1 and below there is none, whatever the negative prompt says."""
-    if chosen.route is Route.COPY or request.guidance_scale > 1:
+    """Say where guidance is another than asked: at 1 and below and in a copy there is none, whatever the negative prompt says."""
+    copied = chosen.route is Route.COPY
+    if request.guidance_scale > 1 and not copied:
         return {}
-    facts: Facts = {} if asked.guidance_scale == 1 else {"guidance_scale_acted": 1.0}
+    facts: Facts = {} if copied or asked.guidance_scale == 1 else {"guidance_scale_acted": 1.0}
     return facts | {"negative_prompt_applied": False} if asked.negative_prompt else facts

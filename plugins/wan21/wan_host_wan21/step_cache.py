@@ -88,7 +88,7 @@ class StepCache:
         if self._schedule.computed[self._step]:
             output = self._whole(hook, module, which, inputs)
         else:
-            output = _around(module, inputs, self._change(which))
+            output = _around(module, inputs, self._change(which, len(inputs["hidden_states"])))
         if paired:
             output, second = output.chunk(2)
             self._second = latents, second
@@ -115,11 +115,12 @@ class StepCache:
         both["encoder_hidden_states"] = torch.cat([inputs["encoder_hidden_states"], self._negative])
         return inputs | both
 
-    def _change(self, which: int) -> torch.Tensor:
-        """Return the change of the last step that was computed."""
-        if which not in self._changes:
+    def _change(self, which: int, samples: int) -> torch.Tensor:
+        """Return the change of the last step that was computed, of a pair's first sample alone where only that is asked for."""
+        change = self._changes.get(which)
+        if change is None or len(change) < samples:
             raise RuntimeError(f"step {self._step} reuses what no step before it has computed")
-        return self._changes[which]
+        return change[:samples]
 
 
 _KNOWN = {
