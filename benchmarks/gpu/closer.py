@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 STEPS, PASSES, TIMED_STEPS = 3, 2, 8
 TEXT_ROWS = 15
-"""What the benchmark's prompt has of a text's 512 rows."""
+"""About what the benchmark's prompt has of a text's 512 rows."""
 ROWS, _FAR_APART = 60, 4
 BUDGET = 190.0
 """Seconds for all ways to run passes; what does not fit is listed as left out."""
