@@ -66,14 +66,18 @@ class Readiness:
     async def watch_disk(self) -> None:
         """Look at the data folder's disk, for ever."""
         while True:
-            try:
-                self._disk_free = (await asyncio.to_thread(shutil.disk_usage, self._settings.data_dir)).free
-                self._disk_problem = ""
-            except OSError as error:  # a network volume that went away, perhaps for a moment
-                if not self._disk_problem:
-                    log.warning("the data folder's disk cannot be looked at", error=str(error))
-                self._disk_problem = f"{self._settings.data_dir}: {error.strerror or error}"
+            await self.look_at_disk()
             await asyncio.sleep(_DISK_CHECK_SECONDS)
+
+    async def look_at_disk(self) -> None:
+        """Note how much room the data folder's disk has."""
+        try:
+            self._disk_free = (await asyncio.to_thread(shutil.disk_usage, self._settings.data_dir)).free
+            self._disk_problem = ""
+        except OSError as error:  # a network volume that went away, perhaps for a moment
+            if not self._disk_problem:
+                log.warning("the data folder's disk cannot be looked at", error=str(error))
+            self._disk_problem = f"{self._settings.data_dir}: {error.strerror or error}"
 
     async def watch_queue(self, queue: JobQueue) -> None:
         """Ask the queue server whether it is there, for ever: polls wait long and stand still while every lane is busy.

@@ -53,8 +53,8 @@ class Retention:
         pause = _BILLED_OUTPUTS_SECONDS if self._queue.backend == "upstash" else _OUTPUTS_SECONDS
         looked = float("-inf")
         while True:
+            await self.look_at_spool()
             try:
-                await asyncio.to_thread(self.limit_spool)
                 if time.monotonic() - looked >= pause:
                     looked = time.monotonic()
                     await self.limit_outputs()
@@ -63,6 +63,13 @@ class Retention:
             except (PermanentError, OSError) as error:
                 log.warning("limits of the disk could not be kept", error=str(error))
             await asyncio.sleep(_SPOOL_SECONDS)
+
+    async def look_at_spool(self) -> None:
+        """`limit_spool` in a thread; where the disk does not let it, that is logged."""
+        try:
+            await asyncio.to_thread(self.limit_spool)
+        except OSError as error:
+            log.warning("limits of the spool could not be kept", error=str(error))
 
     def limit_spool(self) -> None:
         """Delete checkpoints that are too old, then, oldest first, as many as the quota wants; say whether it is kept."""

@@ -131,7 +131,7 @@ class Worker:
         """Return what the fleet's list shows of this worker."""
         stages = ", ".join(f"{run.job_id}: {run.stage}" for run in self.runs())
         devices = ", ".join(f"{device.name} ({device.label})" for device in self.devices)
-        lanes = self.pool.generate_lanes
+        lanes = 0 if self._draining or not self._readiness.has_room else self.pool.generate_lanes  # those that take jobs
         return {"version": __version__, "devices": devices, "doing": stages, "url": self.settings.url, "lanes": str(lanes)}
 
     async def run(self, serve: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
@@ -180,6 +180,8 @@ class Worker:
         try:
             await self.pool.start()
             self._readiness.lanes_started = True
+            await self._readiness.look_at_disk()  # before the first claim: a worker that starts without room takes no job
+            await retention.look_at_spool()
             background = (
                 leases.keep_renewing(),
                 leases.keep_adopting(),

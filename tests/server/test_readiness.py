@@ -1,6 +1,7 @@
 """/health and /ready tell the truth: each fault makes /ready 503 with its reason within ten seconds, and 200 again afterwards."""
 
 import contextlib
+import json
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.end_to_end.conftest import Site
+from tests.end_to_end.conftest import Site, payload
 from tests.server.conftest import OTHERS_OFF, job
 from wan_host.testing.process import WorkerProcess
 
@@ -30,6 +31,18 @@ def wait_for(api, status, reason=""):
         time.sleep(0.1)
 
 
+@contextlib.contextmanager
+def stopped(pids):
+    """Let these processes stand still."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
 def test_health_has_the_seeds_fields(api):
     body = api.client.get("/health").json()
     assert {name: body[name] for name in ("status", "wan_model_loaded", "qwen_model_loaded", "device")} == {
@@ -46,14 +59,13 @@ def test_a_lane_whose_process_is_stuck(api, busy):
     if busy:
         api.submit(job("busy", "pace:0.2", num_inference_steps=100))
         api.wait_until_step("busy")
-    for pid in api.worker.lane_pids():
-        os.kill(pid, signal.SIGSTOP)
-    assert "has not answered" in wait_for(api, 503, "lane generate-cpu")[0]
-    for pid in api.worker.lane_pids():
-        os.kill(pid, signal.SIGCONT)
-    wait_for(api, 200)
-    if busy:
-        api.client.delete("/jobs/busy")
+    try:
+        with stopped(api.worker.lane_pids()):
+            assert "has not answered" in wait_for(api, 503, "lane generate-cpu")[0]
+        wait_for(api, 200)
+    finally:  # other tests share the worker
+        if busy:
+            api.client.delete("/jobs/busy")
 
 
 def test_a_lane_whose_steps_have_stopped(serve):
@@ -90,17 +102,29 @@ def test_a_queue_server_that_is_gone_or_stuck(serve, number):
     wait_for(api, 200)
 
 
+def seen(worker, deadline, after=0.0):
+    """Wait until the fleet's list has a worker, seen later than that, and return what it tells of it."""
+    while True:
+        with contextlib.suppress(LookupError, OSError):
+            for row in worker.get("/workers")[1].get("workers", []):
+                if row["seen"] > after:
+                    return row
+        assert time.monotonic() < deadline, worker.log_tail()
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("fault", "reason", "lanes"),
     [
         (
             {"WAN_HOST_REQUIRED_PLUGINS": "rewriter", "REWRITER_BROKEN": "1"},
             "plugin rewriter (instant-model 0.1.0) is required but",
+            "1",
         ),
-        ({"WAN_HOST_MIN_FREE_BYTES": str(1 << 60)}, "disk: "),
+        ({"WAN_HOST_MIN_FREE_BYTES": str(1 << 60)}, "disk: ", "0"),
     ],
 )
-def test_a_worker_that_lacks_something_from_the_start(tmp_path, plugins, fault, reason):
+def test_a_worker_that_lacks_something_from_the_start(tmp_path, plugins, fault, reason, lanes):
     with Site(tmp_path, plugins) as site:
         worker = WorkerProcess(data_dir=site.data, environment={**site.environment, **OTHERS_OFF, **fault}).start()
         site.workers.append(worker)
@@ -114,18 +138,25 @@ def test_a_worker_that_lacks_something_from_the_start(tmp_path, plugins, fault, 
                 assert status == 503
                 found = body["problems"]
         assert worker.get("/health")[1]["ready"] is False
-        while not (seen := worker.get("/workers")[1].get("workers")):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        assert seen[0]["alive"]
+        first = seen(worker, deadline)
+        assert seen(worker, deadline, after=first["seen"])["alive"]  # at its start anyway, so look again
+        assert seen(worker, deadline)["about"]["lanes"] == lanes
+
+
+def test_a_worker_that_starts_without_room_takes_no_job(tmp_path, plugins):
+    with Site(tmp_path, plugins) as site:
+        site.cli("submit", "-", text=payload("a"))
+        environment = {**site.environment, "WAN_HOST_MIN_FREE_BYTES": str(1 << 60)}
+        environment["WAN_HOST_DISABLED_PLUGINS"] += ",qwen_enhance,supabase"  # a plugin that is told of the start gives time
+        worker = WorkerProcess(data_dir=site.data, environment=environment).start()
+        site.workers.append(worker)
+        seen(worker, time.monotonic() + 60)
+        assert json.loads(site.cli("jobs", "show", "a").stdout)["status"] == "waiting"
 
 
 @pytest.mark.long
 def test_health_answers_while_the_worker_is_not_ready(serve):
     api = serve()
-    for pid in api.worker.lane_pids():
-        os.kill(pid, signal.SIGSTOP)
-    wait_for(api, 503)
-    assert httpx.get(f"{api.client.base_url}/health").json()["status"] == "healthy"
-    for pid in api.worker.lane_pids():
-        os.kill(pid, signal.SIGCONT)
+    with stopped(api.worker.lane_pids()):
+        wait_for(api, 503)
+        assert httpx.get(f"{api.client.base_url}/health").json()["status"] == "healthy"
