@@ -67,6 +67,13 @@ def test_a_variable_sets_its_field_and_counts_as_not_set_when_it_is_empty(bare, 
     assert getattr(load_settings(), field) != value
 
 
+@pytest.mark.parametrize("variable", ["WAN_HOST_DATA_DIR", "WAN_HOST_MODELS_DIR"])
+def test_a_home_that_nobody_has_is_one_clear_line(bare, variable):
+    bare.setenv(variable, "~no-such-user/a")
+    assert "home directory" in problem()
+    assert variable in problem()
+
+
 def test_the_environment_wins_over_the_file(bare, tmp_path):
     write(tmp_path, 'port = 1\nmodel = "from-file"\nwan_worker_api_key = "k"\nrequired_plugins = ["a", "b"]\n[wan21]\nx = 1\n')
     bare.setenv("WAN_HOST_PORT", "2")

@@ -140,7 +140,10 @@ class Settings(BaseSettings):
     @field_validator("data_dir", "models_dir", mode="after")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
+        try:
+            return None if value is None else value.expanduser().absolute()
+        except RuntimeError as error:  # no such user
+            raise ValueError(error) from error
 
     @field_validator("queue_url", mode="after")
     @classmethod

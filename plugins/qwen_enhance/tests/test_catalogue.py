@@ -166,6 +166,7 @@ def test_a_hub_id_is_looked_up_in_the_hub_s_cache(monkeypatch, tmp_path, tiny):
     ("path", "says"),
     [
         ("/nowhere", "there is no folder or .gguf file /nowhere"),
+        ("~no-such-user/a", "home directory"),
         ("someone/absent", "`hf download someone/absent` fetches it"),
         ("someone/absent@v1", "`hf download someone/absent --revision v1` fetches it"),
         ("empty", "must hold safetensors or one GGUF file; it holds neither"),

@@ -35,6 +35,7 @@ def test_models_are_looked_for_in_the_data_folder_by_default(tmp_path):
         ("MAX_NEW_TOKENS", "5"),
         ("VIDEO_INSTRUCTIONS", "/nowhere.txt"),
         ("PROMPTING", "magic"),
+        ("VIDEO_INSTRUCTIONS", "~no-such-user/a"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_variable(monkeypatch, name, value):

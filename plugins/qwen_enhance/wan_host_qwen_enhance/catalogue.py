@@ -77,7 +77,10 @@ def find(path: str, models_path: Path) -> Weights:
     """Return the files that a setting names. Raise SettingsError with what was looked for and where."""
     if path == SMOLLM2:
         return _smollm2()
-    place = models_path / Path(path).expanduser()
+    try:
+        place = models_path / Path(path).expanduser()
+    except RuntimeError as error:  # no such user
+        raise SettingsError(f"{_VARIABLE}: {path!r} is not allowed: {error}") from error
     if place.suffix == ".gguf" and place.is_file():
         return Weights(_word(place.stem), place.parent, place.name)
     if place.is_dir():

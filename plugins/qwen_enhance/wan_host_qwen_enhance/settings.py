@@ -51,7 +51,10 @@ class EnhanceSettings(PluginSettings, env_prefix=_PREFIX):
     @field_validator("data_dir", "models_dir", "video_instructions", "image_instructions", mode="after")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
+        try:
+            return None if value is None else value.expanduser().absolute()
+        except RuntimeError as error:  # no such user
+            raise ValueError(error) from error
 
     @field_validator("video_instructions", "image_instructions", mode="after")
     @classmethod
