@@ -36,10 +36,10 @@ class Site:
         self.workers.append(worker)
         return worker.start().wait_ready()
 
-    def push(self, entry):
+    def push(self, *entries):
         """Push as a producer does that only knows Redis."""
         with Redis.from_url(EmbeddedServer(self.data).url) as client:
-            client.rpush("wan_queue", entry)
+            client.rpush("wan_queue", *entries)
 
     def variables(self):
         """The environment of a user's command."""
