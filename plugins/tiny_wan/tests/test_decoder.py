@@ -1,6 +1,8 @@
 # ruff: noqa: TID253 - tests of numerical code import it at the top
 """Training the decoder alone leaves the latents, and what a transformer knows of them, as they were."""
 
+import itertools
+
 import pytest
 import torch
 from training import train_vae
@@ -38,10 +40,17 @@ def test_the_decoder_learns_and_the_latents_stay(tmp_path, exported):
 def test_a_decoder_that_is_cut_off_can_be_used(tmp_path, monkeypatch):
     """Its statistics are known from the start, so what is saved on the way is whole."""
     run("--out", tmp_path / "a", "--seconds", 0.1)
+    steps, whole = itertools.count(), train_vae.loss_of
+
+    def cut_off(*given):
+        if next(steps) == 3:
+            raise KeyboardInterrupt
+        return whole(*given)
+
     monkeypatch.setattr(train_vae, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(train_vae, "measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(train_vae, "loss_of", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        run("--out", tmp_path / "b", "--seconds", 0.3, "--resume", tmp_path / "a", "--decoder")
+        run("--out", tmp_path / "b", "--seconds", 60, "--resume", tmp_path / "a", "--decoder")
     before, after = (load(tmp_path / name, TINY) for name in "ab")
     assert before.config["latents_std"] == after.config["latents_std"]
     assert not torch.equal(before.decoder.conv_in.weight, after.decoder.conv_in.weight)
