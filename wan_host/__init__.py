@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     )
     from wan_host.plugin_settings import (
         PluginSettings as PluginSettings,
+        expanded as expanded,
     )
     from wan_host.report import (
         Delivery as Delivery,
@@ -103,7 +104,7 @@ _MODULES = {
     "lanes.devices": ("list_devices",),
     "media": ("DerivedFile", "Media", "OutputFile", "PublishedFile"),
     "model": ("JobDefaults", "ModelInfo", "ReferenceMode", "SizeBounds", "wan_job_types"),
-    "plugin_settings": ("PluginSettings",),
+    "plugin_settings": ("PluginSettings", "expanded"),
     "report": ("Delivery", "Report", "parse_retry_after"),
     "request": ("Clip", "EnhanceRequest", "Enhancement", "FrameStep", "Generation", "GenerationRequest", "Lora", "References"),
 }

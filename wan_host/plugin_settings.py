@@ -16,6 +16,14 @@ SETTINGS_FILE = "wan-host.toml"
 _SECRET_WORDS = frozenset({"secret", "token", "key", "password"})
 
 
+def expanded(path: Path) -> Path:
+    """Return ``path`` below the home folder that it begins with, if any. Raise ValueError where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(error) from error
+
+
 class PluginSettings(BaseSettings):
     """Settings of a plugin: ``WAN_HOST_<PLUGIN>_*`` in the environment over the table ``[<plugin>]`` of the host's file.
 

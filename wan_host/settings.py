@@ -19,7 +19,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from wan_host.errors import SettingsError, shown
-from wan_host.plugin_settings import SETTINGS_FILE, read_settings_file
+from wan_host.plugin_settings import SETTINGS_FILE, expanded, read_settings_file
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
@@ -140,10 +140,7 @@ class Settings(BaseSettings):
     @field_validator("data_dir", "models_dir", mode="after")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
-        try:
-            return None if value is None else value.expanduser().absolute()
-        except RuntimeError as error:  # no such user
-            raise ValueError(error) from error
+        return None if value is None else expanded(value).absolute()
 
     @field_validator("queue_url", mode="after")
     @classmethod

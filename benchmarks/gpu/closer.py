@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 import time
-import traceback
 import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch  # noqa: TID253  # a script on torch
 from ceilings import wait
 from decoders import decoders, handover
+from results import tried
 from subject import error, warmed
 
 if TYPE_CHECKING:
@@ -116,40 +116,32 @@ def passes(subject: Subject, case: Case) -> list[dict[str, Any]]:
 
     Each is warmed up, so that the GPU is as hot as at work. The first way comes twice: what the two differ by is noise.
     """
-    acceleration, began = subject.model.acceleration, time.perf_counter()
-    compiles_with, rows = acceleration.compiles_with, []
-    expected: Any = None
-    for way in WAYS:
-        row: dict[str, Any] = {"name": way.name}
-        rows.append(row)
-        if time.perf_counter() - began > BUDGET:
-            row["left_out"] = True
-            continue
+    acceleration = subject.model.acceleration
+    compiles_with = acceleration.compiles_with
+    expected: list[Any] = []
+
+    def measure(way: Way, row: dict[str, Any]) -> None:
         subject.put_in(way.beside)
         acceleration.forget_compiled()
         acceleration.compiles_with = compiles_with | ({} if way.options is None else {"options": way.options})
-        try:
-            begun = time.perf_counter()
-            subject.run("exact", warmed(case))
-            row["warm_up_seconds"] = round(time.perf_counter() - begun, 1)
-            made = subject.run("exact", replace(case, steps=TIMED_STEPS))
-        except Exception as problem:  # noqa: BLE001  # the others are worth having all the same
-            row["raised"] = f"{type(problem).__name__}: {problem}"[:500]
-            traceback.print_exc()
-        else:
-            row |= {
-                "step": round(statistics.median(made["step_seconds"]), 4),
-                "steps": [round(seconds, 4) for seconds in made["step_seconds"]],
-                "stages": made["stages"],
-                "allocated_gib": made["allocated_gib"],
-                "reserved_gib": made["reserved_gib"],
-                "facts": made["facts"],
-            }
-            if way is WAYS[0]:
-                expected = made["latents"]
-            if expected is not None:
-                row["from_the_first"] = error(made["latents"], expected)
-        print(row, flush=True)
+        begun = time.perf_counter()
+        subject.run("exact", warmed(case))
+        row["warm_up_seconds"] = round(time.perf_counter() - begun, 1)
+        made = subject.run("exact", replace(case, steps=TIMED_STEPS))
+        row |= {
+            "step": round(statistics.median(made["step_seconds"]), 4),
+            "steps": [round(seconds, 4) for seconds in made["step_seconds"]],
+            "stages": made["stages"],
+            "allocated_gib": made["allocated_gib"],
+            "reserved_gib": made["reserved_gib"],
+            "facts": made["facts"],
+        }
+        if way is WAYS[0]:
+            expected.append(made["latents"])
+        if expected:
+            row["from_the_first"] = error(made["latents"], expected[0])
+
+    rows = tried(WAYS, BUDGET, measure)
     subject.put_in(frozenset())
     acceleration.forget_compiled()
     acceleration.compiles_with = compiles_with

@@ -6,7 +6,6 @@ import copy
 import statistics
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import numpy as np
 import torch  # noqa: TID253  # a script on torch
 from ceilings import wait
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm  # noqa: TID253  # as above
+from results import tried
 from wan_host_wan21.chunks import Walk, as_bytes, prepared
 from wan_host_wan21.decoding import channels_last
 
@@ -98,25 +98,18 @@ WAYS = (
 
 def decoders(subject: Subject, case: Case) -> list[dict[str, Any]]:
     """Return a row for each way; one that raises is a row that says so. Errors are in grey levels against stock's bytes."""
-    vae, began = subject.pipeline.vae, time.perf_counter()
+    vae = subject.pipeline.vae
     source = torch.Generator().manual_seed(0)
     latents = torch.randn(1, vae.config.z_dim, *case.latent, generator=source).to(subject.device)
-    rows: list[dict[str, Any]] = []
     expected: dict[str, np.ndarray] = {}
-    for way in WAYS:
-        row: dict[str, Any] = {"name": way.name}
-        rows.append(row)
-        if time.perf_counter() - began > BUDGET:
-            row["left_out"] = True
-            continue
-        try:
-            with torch.no_grad(), _switches(way):
-                row |= _measured(way, vae, latents, subject.model.processor, expected)
-        except Exception as error:  # noqa: BLE001  # the others are worth having all the same
-            row["raised"] = f"{type(error).__name__}: {error}"[:500]
-            traceback.print_exc()
+
+    def measure(way: Way, row: dict[str, Any]) -> None:
         torch.cuda.empty_cache()
-        print(row, flush=True)
+        with torch.no_grad(), _switches(way):
+            row |= _measured(way, vae, latents, subject.model.processor, expected)
+
+    rows = tried(WAYS, BUDGET, measure)
+    torch.cuda.empty_cache()
     return rows
 
 

@@ -4,14 +4,41 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 COLUMNS = (
     *("case", "variant", "runs", "passes", "text s", "denoise s", "decode s", "total s", "against stock", "step s"),
     *("share of ceilings", "share of sustained", "peak GiB allocated / reserved", "latent error against stock"),
 )
 STAGES = ("text_encode", "load", "denoise", "decode")
+
+
+def tried(ways: Iterable[Any], budget: float, measure: Callable[[Any, dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """Return a row for each way, printed as it ends; ``measure`` fills it. One that raises is a row that says so.
+
+    Ways that would begin after ``budget`` seconds are left out.
+    """
+    rows: list[dict[str, Any]] = []
+    began = time.perf_counter()
+    for way in ways:
+        row: dict[str, Any] = {"name": way.name}
+        rows.append(row)
+        if time.perf_counter() - began > budget:
+            row["left_out"] = True
+        else:
+            try:
+                measure(way, row)
+            except Exception as problem:  # noqa: BLE001  # the others are worth having all the same
+                row["raised"] = f"{type(problem).__name__}: {problem}"[:500]
+                traceback.print_exc()
+        print(row, flush=True)
+    return rows
 
 
 class Results:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_host import ModelInfo, SettingsError, list_devices
+from wan_host import ModelInfo, SettingsError, expanded, list_devices
 from wan_host_qwen_enhance.parameters import parameters
 from wan_host_qwen_enhance.settings import EnhanceSettings
 
@@ -78,8 +78,8 @@ def find(path: str, models_path: Path) -> Weights:
     if path == SMOLLM2:
         return _smollm2()
     try:
-        place = models_path / Path(path).expanduser()
-    except RuntimeError as error:  # no such user
+        place = models_path / expanded(Path(path))
+    except ValueError as error:  # ~nobody
         raise SettingsError(f"{_VARIABLE}: {path!r} is not allowed: {error}") from error
     if place.suffix == ".gguf" and place.is_file():
         return Weights(_word(place.stem), place.parent, place.name)

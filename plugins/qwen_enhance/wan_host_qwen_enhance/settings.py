@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, field_validator
 
-from wan_host import PluginSettings
+from wan_host import PluginSettings, expanded
 
 _PREFIX = "WAN_HOST_QWEN_ENHANCE_"
 
@@ -51,10 +51,7 @@ class EnhanceSettings(PluginSettings, env_prefix=_PREFIX):
     @field_validator("data_dir", "models_dir", "video_instructions", "image_instructions", mode="after")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
-        try:
-            return None if value is None else value.expanduser().absolute()
-        except RuntimeError as error:  # no such user
-            raise ValueError(error) from error
+        return None if value is None else expanded(value).absolute()
 
     @field_validator("video_instructions", "image_instructions", mode="after")
     @classmethod

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wan_host import JobDefaults, ModelInfo, ModelLoadFailed, wan_job_types
+from wan_host import JobDefaults, ModelInfo, ModelLoadFailed, expanded, wan_job_types
 from wan_host_wan21.checkpoint import MAX_SUBJECTS, VACE_CHECKPOINT, Checkpoint, Kind, recognise
 from wan_host_wan21.hub import cached_folder, parse
 from wan_host_wan21.presets import Preset
-from wan_host_wan21.settings import CustomModel, Defaults, Wan21Settings, expanded
+from wan_host_wan21.settings import CustomModel, Defaults, Wan21Settings
 from wan_host_wan21.turbo import find_turbo
 
 if TYPE_CHECKING:

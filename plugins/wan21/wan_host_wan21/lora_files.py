@@ -6,9 +6,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from wan_host import ModelLoadFailed, UnsupportedRequest
+from wan_host import ModelLoadFailed, UnsupportedRequest, expanded
 from wan_host_wan21.hub import HubId, fetch, parse
-from wan_host_wan21.settings import expanded
 
 if TYPE_CHECKING:
     from wan_host import LaneContext

@@ -8,20 +8,12 @@ from typing import Annotated, Literal, Self
 from pydantic import AliasChoices, BaseModel, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from wan_host import PluginSettings, SettingsError
+from wan_host import PluginSettings, SettingsError, expanded
 from wan_host_wan21.memory import Placement
 from wan_host_wan21.presets import Preset
 
 _PREFIX = "WAN_HOST_WAN21_"
 Names = Annotated[tuple[str, ...], NoDecode]
-
-
-def expanded(path: Path) -> Path:
-    """Return ``path`` below the home folder that it begins with, if any. Raise ValueError where there is no such user."""
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise ValueError(error) from error
 
 
 def _of_host(name: str) -> AliasChoices:
