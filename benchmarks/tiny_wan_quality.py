@@ -3,6 +3,7 @@
     python benchmarks/tiny_wan_quality.py                      # the checkpoint that the plugin ships
     python benchmarks/tiny_wan_quality.py --model FOLDER --captions 40 --out quality/
     python benchmarks/tiny_wan_quality.py --preset fast --out fast/ --against .scratch/tiny_wan_quality/quality.json
+    python benchmarks/tiny_wan_quality.py --device cuda:0 --steps 50    # with the 8-bit layers of `fast`, for one
 
 A worker makes them as users have it: jobs go into its queue, and what it published is read back. The judge finds the
 coloured object in each frame, names its colour by hue and its shape by overlap with drawn outlines, and follows its
@@ -424,13 +425,13 @@ def control(asked: list[Case], out: Path) -> dict[str, dict[str, float]]:
 class Generator:
     """A worker as users run it, from the queue to the published file, without pinning; use it with ``with``."""
 
-    def __init__(self, model: Path, out: Path, threads: int):
+    def __init__(self, model: Path, out: Path, threads: int, device: str = "cpu"):
         self.data = out / "worker"
         shutil.rmtree(self.data, ignore_errors=True)
         self.receiver = Receiver()
         environment = {
             "WAN_HOST_MODEL": "tiny-wan",
-            "WAN_HOST_DEVICES": "cpu",
+            "WAN_HOST_DEVICES": device,
             "WAN_HOST_DISABLED_PLUGINS": "qwen_enhance,supabase,thumbnail",
             "WAN_HOST_CALLBACK_URL": self.receiver.url,
             "WAN_HOST_WAN21_PIN_FRAMES": "false",
@@ -613,6 +614,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60, help="captions asked of image jobs")
     parser.add_argument("--references", type=int, default=24)
     parser.add_argument("--sources", type=int, default=40)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=DEFAULTS["steps"])
     parser.add_argument("--guidance", type=float, default=DEFAULTS["guidance"])
@@ -626,11 +628,12 @@ def main() -> None:
     parts = {"captions": cases(args.captions), "coloured": cases(args.coloured, coloured=True), "images": cases(args.images)}
     asked = {name: some for name, some in parts.items() if some}
     others = rows_of(args.against, asked) if args.against else {}
-    report: dict = {"settings": dict(DEFAULTS), "control": control(parts["captions"] + parts["coloured"], args.out / "control")}
+    report: dict = {"settings": DEFAULTS | {"device": args.device}}
+    report["control"] = control(parts["captions"] + parts["coloured"], args.out / "control")
     print("judge on drawn clips:   ", _percent(report["control"]["drawn"]))
     print("judge, captions shuffled:", _percent(report["control"]["shuffled"]), flush=True)
     if not args.skip_model:
-        with Generator(args.model, args.out, args.threads) as generate:
+        with Generator(args.model, args.out, args.threads, args.device) as generate:
             ask(generate, args, asked, others, report)
     (args.out / "quality.json").write_text(json.dumps(report, indent=1))
 
