@@ -33,3 +33,9 @@ def test_a_save_that_breaks_off_leaves_the_one_before(tmp_path, monkeypatch):
     assert sorted(path.name for path in out.iterdir()) == ["of another", "text_encoder", "transformer", "transformer.json"]
     _, transformer, _ = build_models(TINY, out, torch.device("cpu"))
     assert torch.equal(next(transformer.parameters()), average.mean[0].bfloat16().float())
+
+
+def test_training_keeps_away_from_the_attention_whose_backward_pass_makes_nan():
+    torch.backends.cuda.enable_cudnn_sdp(enabled=True)
+    build_models(TINY, None, torch.device("cpu"))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()

@@ -166,11 +166,6 @@ class Average:
         torch._foreach_lerp_(self.mean, self.live, 1 - min(self.decay, (1 + self.steps) / (10 + self.steps)))
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Put the average in place of the live weights."""
-        torch._foreach_copy_(self.live, self.mean)
-
-    @torch.no_grad()
     def save(self, out: Path, transformer, text_encoder, size: Size, vocabulary_size: int) -> None:
         """Write the averaged modules in bfloat16 as diffusers and transformers save them."""
         copies = build_transformer(size), build_text_encoder(size, vocabulary_size)
@@ -192,7 +187,12 @@ def resume_from(folder: Path, transformer, text_encoder) -> None:
 def build_models(
     size: Size, weights: Path | None, device: torch.device
 ) -> tuple[T5TokenizerFast, WanVACETransformer3DModel, UMT5EncoderModel]:
-    """Build the tokenizer, and transformer and text encoder on a device, with a checkpoint's weights where there is one."""
+    """Build the tokenizer, and transformer and text encoder on a device, with a checkpoint's weights where there is one.
+
+    cuDNN's attention is off from then on: with a mask, as the text has one, and 320 tokens, as a clip has, its backward pass makes
+    NaN of logits far below zero (https://github.com/pytorch/pytorch/issues/196678), here in one step of sixty.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(enabled=False)
     tokenizer = build_tokenizer()
     transformer = build_transformer(size).to(device)
     text_encoder = build_text_encoder(size, len(tokenizer)).to(device)
@@ -256,10 +256,9 @@ def train(args: argparse.Namespace) -> None:
         usable = bool(torch.nn.utils.clip_grad_norm_(everything, 1.0).isfinite())
         if not usable:
             lost += 1
-            print(f"{step:6d} no finite gradients ({lost}): on from the average", flush=True)
-            if lost > MOST_LOST:
+            print(f"{step:6d} no finite gradients ({lost}): the weights stay as they are", flush=True)
+            if lost > MOST_LOST + step // 50:
                 raise SystemExit("the loss is no number any more")
-            average.restore()
         for part in parts:
             if usable:
                 part.step()
