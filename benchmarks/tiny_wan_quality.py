@@ -46,7 +46,7 @@ from wan_host.testing.receiver import Receiver
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = REPOSITORY / "plugins/tiny_wan/wan_host_tiny_wan/model"
 SIDE, FRAMES, FPS = 128, 17, 16
-DEFAULTS = {"steps": 12, "guidance": 4.0, "shift": 3.0, "preset": "exact"}
+DEFAULTS = {"steps": 12, "guidance": 3.0, "shift": 3.0, "preset": "exact"}
 
 HUES = {"red": 0, "orange": 30, "yellow": 52, "green": 132, "cyan": 184, "blue": 227, "purple": 274, "pink": 331}
 PAINT = {

@@ -20,20 +20,20 @@ from wan_host.testing.samples import sample_context
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENT = (ROOT / "docs" / "custom-model.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
-BLUE = (30, 60, 200)
+BROWN = (110, 70, 30)
 
 
 def draw_clips(folder):
-    """Circles that move on a blue background, with their captions."""
+    """Circles that move on a brown background, with their captions."""
     folder.mkdir()
     rows, columns = np.mgrid[:64, :64]
     for index, (colour, rgb) in enumerate({"red": (220, 40, 40), "yellow": (230, 210, 40)}.items()):
-        frames = np.full((9, 64, 64, 3), BLUE, np.uint8)
+        frames = np.full((9, 64, 64, 3), BROWN, np.uint8)
         for step in range(9):
             frames[step][(rows - 32) ** 2 + (columns - 16 - 4 * step) ** 2 < 100] = rgb
         clip = Clip(frames=frames, seed=0)
         encode_asset(clip, asset_index=index, kind="video", fps=8, workdir=folder, context=sample_context(folder))
-        (folder / f"{index}.txt").write_text(f"a {colour} circle moves right on a blue background")
+        (folder / f"{index}.txt").write_text(f"a {colour} circle moves right on a brown background")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 from diffusers import WanVACEPipeline
 from PIL import Image
 from training.architecture import TINY, build_scheduler, build_tokenizer, build_transformer, build_vae
-from training.latents import PHRASINGS, Bucket, Kind, build, replace_unusable
+from training.latents import PHRASINGS, Bucket, Kind, build
 from training.world import render, sample_scenes
 
 
@@ -44,27 +44,3 @@ def test_phrasings_without_a_subject_go_to_rows_with_a_control_only():
     plain, controlled = said[:400, 0], said[400:, 0]
     assert set(plain.tolist()) == set(range(PHRASINGS))
     assert 0.2 < controlled.eq(PHRASINGS).float().mean() < 0.3
-
-
-@pytest.mark.parametrize("part", ["latents", "inactive"])
-def test_a_clip_that_is_not_finite_gives_way_to_another_of_its_mode(part, capsys):
-    values = torch.arange(9.0).view(9, 1, 1, 1, 1).repeat(1, 2, 1, 2, 2)
-    ids = torch.arange(9, dtype=torch.uint8).view(9, 1, 1).repeat(1, 3, 4)
-    bucket = Bucket(Kind("main", 1.0, 3, 3, 1, 16, 16, 9, 6), values.clone(), ids, values[:6].clone(), None)
-    getattr(bucket, part)[4, 0, 0, 1, 1] = torch.nan
-    replace_unusable(bucket)
-    assert bucket.latents[4].eq(1).all(), "clip 1 has the same mode, three before"
-    assert bucket.inactive[4].eq(1).all()
-    assert bucket.ids[4].eq(1).all()
-    assert torch.cat([bucket.latents.flatten(), bucket.inactive.flatten()]).isfinite().all()
-    assert "main: clip 4 is not finite, clip 1 stands in" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("broken", [[1, 4, 7], [1, 4]])
-def test_a_clip_that_none_of_its_mode_can_stand_in_for_is_an_error(broken):
-    """With a control, only clips with a control can: those from row 6 on have none."""
-    values = torch.ones(9, 2, 1, 2, 2)
-    bucket = Bucket(Kind("main", 1.0, 3, 3, 1, 16, 16, 9, 6), values.clone(), torch.zeros(9, 3, 4), values[:6].clone(), None)
-    bucket.latents[broken] = torch.nan
-    with pytest.raises(RuntimeError, match=r"main: clip 1 is not finite, and no clip of its mode is usable in its place"):
-        replace_unusable(bucket)

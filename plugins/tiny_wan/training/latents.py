@@ -155,8 +155,6 @@ def build(kind: Kind, index: int, seed: int, vae, ids: torch.Tensor, device: tor
         for begin in range(0, count, part):
             some = scenes[begin : begin + part]
             clip = render(some, *size, device)
-            if not clip.isfinite().all():
-                print(f"{kind.name}: the drawing itself is not finite, seed {chunk_seed} from {begin}", flush=True)
             encoded = encode(clip)
             row = torch.arange(done, done + len(some), device=device)
             done += len(some)
@@ -190,28 +188,4 @@ def build(kind: Kind, index: int, seed: int, vae, ids: torch.Tensor, device: tor
                     video[:, :, -1] = 0
                 hidden.append(encode(video))
             reactive = torch.cat(hidden)
-    bucket = Bucket(kind, torch.cat(latents), ids.to(device), shown, reactive)
-    replace_unusable(bucket)
-    return bucket
-
-
-def replace_unusable(bucket: Bucket) -> None:
-    """Put another clip of the same mode in the place of each whose latents or control are not finite, and say so.
-
-    Encoded in bfloat16, about one clip in 50,000 was (why is not known); every batch that it was in had no gradients.
-    Raise RuntimeError where no clip of its mode (with a control, where it has one) is usable.
-    """
-    usable = bucket.latents.isfinite().flatten(1).all(1)
-    controlled = 0 if bucket.inactive is None else len(bucket.inactive)
-    if controlled:
-        usable[:controlled] &= bucket.inactive.isfinite().flatten(1).all(1)
-    for row in (~usable).nonzero().flatten().tolist():
-        end = controlled if row < controlled else len(usable)
-        nearest = (r for step in range(1, end) for r in (row - 3 * step, row + 3 * step) if 0 <= r < end and usable[r])
-        other = next(nearest, None)
-        if other is None:
-            raise RuntimeError(f"{bucket.kind.name}: clip {row} is not finite, and no clip of its mode is usable in its place")
-        print(f"{bucket.kind.name}: clip {row} is not finite, clip {other} stands in", flush=True)
-        bucket.latents[row], bucket.ids[row] = bucket.latents[other], bucket.ids[other]
-        if row < controlled:
-            bucket.inactive[row] = bucket.inactive[other]
+    return Bucket(kind, torch.cat(latents), ids.to(device), shown, reactive)

@@ -189,8 +189,8 @@ def build_models(
 ) -> tuple[T5TokenizerFast, WanVACETransformer3DModel, UMT5EncoderModel]:
     """Build the tokenizer, and transformer and text encoder on a device, with a checkpoint's weights where there is one.
 
-    cuDNN's attention is off from then on: with a mask, as the text has one, and 320 tokens, as a clip has, its backward pass makes
-    NaN of logits far below zero (https://github.com/pytorch/pytorch/issues/196678), here in one step of sixty.
+    cuDNN's attention is off from then on: with a mask, as the text has one, and 320 tokens, as a clip has, its backward pass
+    makes NaN of logits far below zero (https://github.com/pytorch/pytorch/issues/196678), here in up to one step of seventy.
     """
     torch.backends.cuda.enable_cudnn_sdp(enabled=False)
     tokenizer = build_tokenizer()
