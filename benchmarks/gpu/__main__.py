@@ -30,7 +30,7 @@ import ceilings
 import diffusers  # noqa: TID253  # a script on torch
 import numpy as np
 import torch  # noqa: TID253  # as above
-from closer import look
+from closer import QUESTIONS, look
 from results import Results
 from subject import GUIDANCE, SHIFT, STOCK, Case, Subject, error, warmed
 from wan_host_wan21.graphs import MAX_TOKENS
@@ -67,7 +67,7 @@ def setting(arguments: argparse.Namespace, device: torch.device, subject: Subjec
         "size": arguments.size if arguments.checkpoint is None else str(arguments.checkpoint),
         "weights": weights,
         "quick": arguments.quick,
-        "settings": [*arguments.setting, *([f"put in: {arguments.put_in}"] if arguments.put_in else [])],
+        "settings": arguments.setting,
         "guidance": GUIDANCE,
         "shift": SHIFT,
         "date": arguments.date,
@@ -88,7 +88,6 @@ def measure(arguments: argparse.Namespace) -> Results:
     device = torch.device(arguments.device)
     options = dict(pair.split("=", 1) for pair in arguments.setting)
     subject = Subject(arguments.checkpoint, arguments.size, device, out / "data", **options)
-    subject.put_in(frozenset(filter(None, arguments.put_in.split(","))))
     print(f"model ready after {time.monotonic() - begun:.1f} s", flush=True)
     results = Results(out / "results.json", setting(arguments, device, subject), fresh=arguments.fresh)
     chosen = [variant for variant in arguments.variants.split(",") if variant != "turbo" or subject.model.turbo is not None]
@@ -165,14 +164,15 @@ def main() -> None:
     parser.add_argument("--cases", default="video,image")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--budget", type=float, default=540, help="seconds in all; what does not fit is left for the next call")
-    parser.add_argument("--look", help="instead: waits, kernels, passes, decoders, handover (needs ffmpeg); CUDA")
+    parser.add_argument("--look", help=f"instead: {', '.join(QUESTIONS)} (needs ffmpeg); CUDA")
     parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="a setting of the plugin")
-    parser.add_argument("--put-in", default="", help="what presets run beside: norms, texts, pairs, or several with commas")
     parser.add_argument("--commit", help="the commit under test, where there is no git")
     parser.add_argument("--date", default=dt.datetime.now(tz=dt.UTC).date().isoformat())
     parser.add_argument("--quick", action="store_true", help="ten steps and one round")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
     arguments = parser.parse_args()
+    if unknown := set(filter(None, (arguments.look or "").split(","))) - set(QUESTIONS):
+        parser.error(f"--look {', '.join(sorted(unknown))}: it must be of {', '.join(QUESTIONS)}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     results = measure(arguments)

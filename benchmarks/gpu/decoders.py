@@ -58,6 +58,7 @@ BF16, FP16 = torch.bfloat16, torch.float16
 WAYS = (
     Way(name="stock"),
     Way(name="chunks of 1", length=1),
+    Way(name="chunks of 1, channels last", length=1, channels_last=True),
     Way(name="chunks of 1, channels last, fused norms", length=1, channels_last=True, fused=True),
     Way(
         name="chunks of 1, channels last, fused norms, cudnn.benchmark", length=1, channels_last=True, fused=True, benchmark=True
@@ -88,7 +89,6 @@ WAYS = (
     Way(
         name="chunks of 4, channels last, fused norms, cudnn.benchmark", length=4, channels_last=True, fused=True, benchmark=True
     ),
-    Way(name="chunks of 1, channels last", length=1, channels_last=True),
     Way(name="chunks of 4, channels last, fused norms", length=4, channels_last=True, fused=True),
     Way(name="chunks of 1, cudnn.benchmark", length=1, benchmark=True),
     Way(name="stock in full float32", tf32=False, runs=1),

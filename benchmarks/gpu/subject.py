@@ -13,7 +13,6 @@ import numpy as np
 import torch  # noqa: TID253  # a script on torch
 from ceilings import wait
 from diffusers import UniPCMultistepScheduler, WanPipeline  # noqa: TID253  # as above
-from wan_host_wan21.acceleration import BESIDE
 from wan_host_wan21.checkpoint import Checkpoint, Kind, recognise
 from wan_host_wan21.components import fill_components, outline_components
 from wan_host_wan21.fake import REAL, TINY, random_components, write_turbo
@@ -170,13 +169,6 @@ class Subject:
     def config(self) -> Any:
         """The transformer's."""
         return self.components.plain.config
-
-    def put_in(self, wanted: frozenset[str]) -> None:
-        """Have the presets run some of `BESIDE`, which are not theirs yet, and no others."""
-        if wanted - BESIDE:
-            raise ValueError(f"{', '.join(sorted(wanted - BESIDE))}: it must be of {', '.join(sorted(BESIDE))}")
-        self.model.acceleration.leave()
-        self.model.acceleration.beside = wanted
 
     def run(self, variant: str, case: Case) -> dict[str, Any]:
         """Make one clip; return what was measured, and its latents under ``latents``."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,87 +101,6 @@ def test_unguided_steps_leave_the_negative_prompt_out(vace):
     assert not torch.equal(*first)
     assert torch.equal(*second)
     assert cache.passes == 3
-
-
-@pytest.mark.parametrize("kind", ["t2v", "vace"])
-def test_two_passes_made_as_one_are_what_each_is_alone(kind, vace):
-    module = view_of(vace, kind)
-    first = inputs_of(module, 1) | scaled(module, 0.5 if kind == "vace" else None)
-    second = first | {"encoder_hidden_states": torch.randn(1, 512, 32, generator=torch.Generator().manual_seed(9))}
-    cache, schedule = StepCache([module]), Schedule(computed=(True, False, True), guided=(True, True, False))
-    made = {}
-    with torch.no_grad():
-        for negative in (None, second["encoder_hidden_states"]):
-            cache.begin(schedule, negative=negative)
-            begun, made[negative is None] = cache.passes, []
-            for _ in schedule.computed:
-                made[negative is None] += [module(**given, return_dict=False)[0] for given in (first, second)]
-                cache.next_step()
-            assert cache.passes - begun == (3 if negative is None else 2)
-        cache.begin(schedule, negative=second["encoder_hidden_states"])
-        module(**first, return_dict=False)
-        with pytest.raises(RuntimeError, match="asks for something else than what was made with the first"):
-            module(**first, return_dict=False)
-        cache.end()
-    assert not torch.equal(made[True][0], made[True][1])
-    for alone, together in zip(made[True], made[False], strict=True):
-        assert torch.allclose(alone, together, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["t2v", "vace"])
-def test_a_step_without_guidance_reuses_the_first_pass_of_a_pair(kind, vace):
-    module = view_of(vace, kind)
-    given, negative = inputs_of(module, 1), torch.randn(1, 512, 32, generator=torch.Generator().manual_seed(9))
-    cache, schedule = StepCache([module]), Schedule(computed=(True, False), guided=(True, False))
-    made = []
-    with torch.no_grad():
-        for paired in (None, negative):
-            cache.begin(schedule, negative=paired)
-            for _ in schedule.computed:
-                both = [given, given | {"encoder_hidden_states": negative}]
-                made += [module(**one, return_dict=False)[0] for one in both]
-                cache.next_step()
-        cache.end()
-    for alone, together in zip(made[:4], made[4:], strict=True):
-        assert together.shape == alone.shape
-        assert torch.allclose(alone, together, atol=1e-5)
-
-
-def test_a_pair_does_not_reuse_what_one_pass_alone_has_computed(vace):
-    module = view_of(vace, "t2v")
-    given, negative = inputs_of(module, 1), torch.randn(1, 512, 32, generator=torch.Generator().manual_seed(9))
-    cache = StepCache([module])
-    with torch.no_grad():
-        cache.begin(Schedule(computed=(True, False), guided=(False, True)), negative=negative)
-        module(**given, return_dict=False)
-        cache.next_step()
-        with pytest.raises(RuntimeError, match="step 1 reuses what no step before it has computed"):
-            module(**given, return_dict=False)
-        cache.end()
-
-
-def test_a_clip_whose_passes_are_paired_is_the_same_clip(*, load_tiny, video, image, picture, recorder, monkeypatch):
-    monkeypatch.setenv("WAN_HOST_WAN21_COMPILE", "true")
-    model = load_tiny("vace")
-    model.acceleration.compiles_with |= {"backend": "eager"}
-    requests = [
-        video(),
-        video(reference_mode=ReferenceMode.START, references=References(first_frame=picture())),
-        video(preset="fast", num_inference_steps=12),
-        image(reference_mode=ReferenceMode.SINGLE, references=References(image=picture())),
-        video(guidance_scale=1.0),
-    ]
-    alone = [generate(request, model, recorder()) for request in requests]
-    model.acceleration.beside = frozenset({"pairs"})
-    counted = []
-    for request, expected in zip(requests, alone, strict=True):
-        before = model.acceleration.cache.passes
-        made = generate(request, model, recorder())
-        counted.append(model.acceleration.cache.passes - before)
-        assert made.metadata.get("paired", False) is (request.guidance_scale > 1), "without guidance there is nothing to pair"
-        assert np.abs(made.clips[0].frames.astype(int) - expected.clips[0].frames).max() <= 1
-    assert counted[0] == requests[0].num_inference_steps
-    assert counted[-1] == 0
 
 
 def test_a_step_that_reuses_nothing_is_refused(vace):
@@ -488,10 +410,10 @@ def test_a_decoder_in_another_layout_decodes_the_same(tiny_folder):
     latents = torch.randn(1, 16, 3, 4, 4)
     with torch.no_grad():
         frames = [
-            Decoder(vae, torch.device(device), Wan21Settings(), lambda: None).decode(
+            Decoder(vae, torch.device(device), Wan21Settings(**settings), lambda: None).decode(
                 latents, lambda: np.empty((9, 32, 32, 3), np.uint8), lambda _: None
             )
-            for device in ("cpu", "cuda")
+            for device, settings in (("cpu", {}), ("cuda", {"decode_fused": False}))
         ]
     assert frames[0].std() > 0
     assert np.abs(frames[0].astype(int) - frames[1]).max() <= 1
@@ -501,8 +423,44 @@ def test_a_decoder_in_another_layout_decodes_the_same(tiny_folder):
         assert all(weight.is_contiguous(memory_format=torch.channels_last_3d) == last for weight in weights)
 
 
-def test_settings_of_the_decoder_are_refused_where_there_is_no_cuda(load_tiny, monkeypatch):
-    monkeypatch.setenv("WAN_HOST_WAN21_DECODE_DTYPE", "bfloat16")
+@pytest.mark.parametrize(
+    ("triton", "settings", "fused"),
+    [(True, {}, True), (True, {"decode_fused": True}, True), (True, {"decode_fused": False}, False), (False, {}, False)],
+)
+def test_norms_of_the_decoder_are_fused_where_there_is_triton_unless_a_setting_forbids_it(
+    *, triton, settings, fused, tiny_folder, monkeypatch
+):
+    """With the kernel's arithmetic in torch: what runs where, and what the report says."""
+    from diffusers import AutoencoderKLWan
+
+    asked = []
+
+    def activate(norm, x, out):
+        asked.append(x.shape)
+        out.copy_(torch.nn.functional.silu(norm(x)))
+
+    monkeypatch.setitem(sys.modules, "wan_host_wan21.norms", SimpleNamespace(norm_and_silu=activate))
+    found = importlib.util.find_spec  # of other names transformers remembers the answer
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *more: (triton or None) if name == "triton" else found(name, *more)
+    )
+    latents = torch.randn(1, 16, 3, 4, 4)
+    made = []
+    for device, chosen in (("cpu", {}), ("cuda", settings)):
+        vae = AutoencoderKLWan.from_pretrained(tiny_folder("t2v") / "vae").eval()
+        decoder = Decoder(vae, torch.device(device), Wan21Settings(**chosen), lambda: None)
+        assert not asked
+        with torch.no_grad():
+            made.append(decoder.decode(latents, lambda: np.empty((9, 32, 32, 3), np.uint8), lambda _: None).astype(int))
+    assert bool(asked) is fused
+    assert decoder.facts == ({"decode_fused": True} if fused else {})
+    assert made[0].std() > 0
+    assert np.abs(made[0] - made[1]).max() <= 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("DTYPE", "bfloat16"), ("FUSED", "true")])
+def test_settings_of_the_decoder_are_refused_where_there_is_no_cuda(name, value, load_tiny, monkeypatch):
+    monkeypatch.setenv(f"WAN_HOST_WAN21_DECODE_{name}", value)
     with pytest.raises(ModelLoadFailed, match=r"WAN_HOST_WAN21_DECODE_\* are settings for CUDA; on cpu"):
         load_tiny("t2v")
 

@@ -157,6 +157,17 @@ def test_projections_that_are_fused_are_named_so_that_a_leaner_attempt_begins_an
     assert made_with["resident"] == made_with["lean"] | {"fused": "True"} != made_with["lean"]
 
 
+def test_what_decodes_is_named_as_finished_clips_depend_on_it(vace, image, recorder, monkeypatch):
+    made_with = []
+    for facts in ({}, {"decode_fused": True}):
+        monkeypatch.setattr(vace.decoder, "facts", facts)
+        keeper = Keeper(recorder)
+        report = generate(image(num_images=2), vace, keeper).metadata
+        assert facts.items() <= report.items()
+        made_with.append(keeper.made_with)
+    assert made_with[1] == made_with[0] | {"decode_fused": "True"} != made_with[0]
+
+
 @pytest.mark.parametrize("solver", ["unipc", "dpm++"])
 def test_the_fast_preset_goes_on_from_every_step_that_it_offers(solver, vace, video, recorder):
     request = video(sample_solver=solver, num_inference_steps=20, preset="fast")

@@ -32,8 +32,6 @@ Facts = dict[str, str | int | float | bool]
 _SHAPES = 64
 """Compiled variants of a block that torch keeps; its default of 8 would stop compiling without a word that reaches a report."""
 _TEXT_TOKENS = 512
-BESIDE = frozenset({"norms", "texts", "pairs"})
-"""The plugin's kernels for the blocks' norms, its kernel for attention to the prompt, and both passes of guidance as one."""
 
 
 class Acceleration:
@@ -47,14 +45,13 @@ class Acceleration:
         self._kernels: Kernels | None = None
         self._compiled: dict[Any, Any] = {}
         self._entered: tuple[Any, ...] | None = None
-        self._facts: Facts = {}
+        self.facts: Facts = {}
+        """What the report says of what is put in, and latents depend on."""
         self.cache = StepCache((components.transformer, components.plain))
         self.streamed: Blocks | None = None
         """What brings the blocks to the device where they do not stay there."""
         self.compiles_with: dict[str, Any] = {"fullgraph": True, "dynamic": False}
         """Options of torch.compile."""
-        self.beside: frozenset[str] = frozenset()
-        """Which of `BESIDE` are put in, too: ``benchmarks/gpu --look passes`` tries them, and nobody has measured them yet."""
         if self.compiles:
             _keep_compiled(settings)
 
@@ -63,52 +60,44 @@ class Acceleration:
         """Whether blocks are compiled: where nothing is set, on CUDA."""
         return self._device.type == "cuda" if self._settings.compile is None else self._settings.compile
 
-    def enter(self, preset: Preset, placement: Placement, *, tokens: int, adapters: bool, guided: bool = True) -> Facts:
+    def enter(self, preset: Preset, placement: Placement, *, tokens: int, adapters: bool) -> Facts:
         """Put in what a job can have; return what the report says of it.
 
         ``tokens``: the length of its sequence. ``adapters``: whether the transformer has any in; ``leave`` comes before they
-        change. ``guided``: whether it has guidance.
+        change.
         """
         still = placement in STILL
         rounds = preset is not Preset.EXACT and still and self._settings.fp8 and fp8.why_not(self._device) is None
         compiles = self.compiles and placement is not Placement.FP8 and (rounds or not adapters)
-        wanted = (rounds, compiles, adapters, still, self.beside)
+        wanted = (rounds, compiles, adapters, still)
         if wanted != self._entered:
             self.leave()
             self._put_in(rounds=rounds, compiles=compiles, adapters=adapters, still=still)
             self._entered = wanted
-        self._facts.pop("paired", None)
-        if guided and "pairs" in self.beside and "fused" in self._facts:
-            self._facts["paired"] = True
         if self._device.type == "cuda":
             backend = self._attention(tokens)
             attention.use(self._components.transformer, backend)
-            self._facts["attention"] = backend
-        return self._facts
+            self.facts["attention"] = backend
+        return self.facts
 
     def _put_in(self, *, rounds: bool, compiles: bool, adapters: bool, still: bool) -> None:
         if compiles and still and not adapters:
             self._fuse()
-            self._facts["fused"] = True
+            self.facts["fused"] = True
         if rounds:
             self._layers = fp8.Fp8Layers(self._blocks())
             self._layers.put_in()
-            self._facts["fp8_layers"] = len(self._layers)
+            self.facts["fp8_layers"] = len(self._layers)
         if compiles:
             if still and self._has_kernels():
                 from wan_host_wan21.kernels import Kernels
 
-                self._kernels = Kernels(self._blocks(), norms="norms" in self.beside, texts="texts" in self.beside)
-                self._facts["kernels"] = True
-                self._facts |= {f"kernel_{name}": True for name in sorted(self.beside & {"norms", "texts"})}
+                self._kernels = Kernels(self._blocks())
+                self.facts["kernels"] = True
             self._compile()
-            self._facts["compiled"] = True
+            self.facts["compiled"] = True
         if self._device.type == "cuda" and still:
             self.cache.graphs = Graphs()
-
-    def signature(self) -> dict[str, str]:
-        """Return what the bits of a clip depend on of what is put in."""
-        return {name: str(value) for name, value in self._facts.items()}
 
     def leave(self) -> None:
         """Take everything out again."""
@@ -125,18 +114,12 @@ class Acceleration:
         self._separate()
         if self._device.type == "cuda":
             attention.use(self._components.transformer, attention.NATIVE)
-        self._entered, self._facts = None, {}
+        self._entered, self.facts = None, {}
 
-    def forget_compiled(self) -> None:
-        """Compile anew what is compiled next, by other options perhaps. Only where nothing is put in."""
-        self._compiled.clear()
-        torch.compiler.reset()
-
-    def begin(self, schedule: Schedule, *, done: int, negative: torch.Tensor | None = None) -> None:
-        """Begin a clip of which ``done`` steps are made already, guided by the embedding ``negative`` or not at all."""
-        paired = negative if "paired" in self._facts else None
-        if not all((*schedule.computed, *schedule.guided)) or self.cache.graphs is not None or paired is not None:
-            self.cache.begin(schedule, done=done, negative=paired)
+    def begin(self, schedule: Schedule, *, done: int) -> None:
+        """Begin a clip of which ``done`` steps are made already."""
+        if not all((*schedule.computed, *schedule.guided)) or self.cache.graphs is not None:
+            self.cache.begin(schedule, done=done)
 
     def end(self) -> None:
         """End a job, however it ended."""
@@ -156,14 +139,13 @@ class Acceleration:
 
     def _blank(self, module: Any, size: tuple[int, int, int]) -> dict[str, Any]:
         config, dtype, device = module.config, self._components.transformer.dtype, self._device
-        samples = 2 if "paired" in self._facts else 1
         inputs = {
-            "hidden_states": torch.zeros(samples, config.in_channels, *size, dtype=dtype, device=device),
-            "timestep": torch.full((samples,), 500, device=device),
-            "encoder_hidden_states": torch.zeros(samples, _TEXT_TOKENS, config.text_dim, dtype=dtype, device=device),
+            "hidden_states": torch.zeros(1, config.in_channels, *size, dtype=dtype, device=device),
+            "timestep": torch.full((1,), 500, device=device),
+            "encoder_hidden_states": torch.zeros(1, _TEXT_TOKENS, config.text_dim, dtype=dtype, device=device),
         }
         if "vace_layers" in config:
-            inputs["control_hidden_states"] = torch.zeros(samples, config.vace_in_channels, *size, dtype=dtype, device=device)
+            inputs["control_hidden_states"] = torch.zeros(1, config.vace_in_channels, *size, dtype=dtype, device=device)
         return inputs
 
     def _attention(self, tokens: int) -> str:

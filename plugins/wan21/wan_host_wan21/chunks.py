@@ -49,6 +49,8 @@ class Walk:
 
     def _walk(self, x: torch.Tensor, *, doubles: bool) -> torch.Tensor:
         decoder, self._next = self._decoder, 0
+        # Before all else: scattered among the first chunk's tensors they would leave holes that later ones do not fit.
+        self._past = self._past or _past_frames(decoder, x)
         x = self._causal(decoder.conv_in, x)
         first, *others = decoder.mid_block.resnets
         x = self._residual(first, x)
@@ -58,7 +60,14 @@ class Walk:
             for resnet in block.resnets:
                 x = self._residual(resnet, x)
             for upsampler in block.upsamplers or ():
-                x = self._upsampled(upsampler, x, doubles=doubles)
+                # Step by step, so that nobody holds what the step before was given.
+                if upsampler.mode == "upsample3d" and doubles:
+                    x = self._causal(upsampler.time_conv, x)
+                    x = _doubled(x)
+                elif upsampler.mode == "upsample3d":
+                    self._next_past()  # the first chunk passes by: the past of what follows is found by its place
+                x = _enlarged(x)
+                x = upsampler.resample[1](x).unsqueeze(0).permute(0, 2, 1, 3, 4)
         return self._activated(decoder.norm_out, decoder.conv_out, x)
 
     def _residual(self, block: Any, x: torch.Tensor) -> torch.Tensor:
@@ -66,25 +75,23 @@ class Walk:
 
         shortcut = x if isinstance(block.conv_shortcut, torch.nn.Identity) else self._causal(block.conv_shortcut, x)
         # One inside the other, so that nobody holds what is between them: half a GiB at 480x832.
-        x = self._activated(block.norm2, block.conv2, self._activated(block.norm1, block.conv1, x), ours=True)
+        x = self._activated(block.norm2, block.conv2, self._activated(block.norm1, block.conv1, x))
         return x.add_(shortcut)
 
-    def _activated(self, norm: Any, conv: Any, x: torch.Tensor, *, ours: bool = False) -> torch.Tensor:
-        """``ours``: nobody else has ``x``, so that it may be overwritten."""
+    def _activated(self, norm: Any, conv: Any, x: torch.Tensor) -> torch.Tensor:
+        """Return what ``conv`` makes of ``norm`` and the SiLU after it, written straight behind the past frames."""
         import torch
 
-        if self._activate is None:
-            x = torch.nn.functional.silu(_normed(norm, x, ours=ours), inplace=True)
-            behind = self._behind(x)
-            del x
-            return _convolved(conv, behind)
-        x = x.contiguous(memory_format=torch.channels_last_3d)
+        layout = torch.channels_last_3d if self._activate else _layout(x)
+        if self._activate:
+            x = x.contiguous(memory_format=layout)
         batch, channels, count, height, width = x.shape
         shape = (batch, channels, _PAST + count, height, width)
-        behind = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
-        past = self._past_of(x)
+        behind = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+        past = self._next_past()
         behind[:, :, :_PAST] = past
-        self._activate(norm, x, behind[:, :, _PAST:])
+        (self._activate or _norm_and_silu)(norm, x, behind[:, :, _PAST:])
+        del x  # nobody else may have it
         past.copy_(behind[:, :, -_PAST:])
         return _convolved(conv, behind)
 
@@ -95,38 +102,52 @@ class Walk:
         """Return ``x`` behind the past frames of the next convolution, and keep its last ones for the next chunk."""
         import torch
 
-        past = self._past_of(x)
+        past = self._next_past()
         behind = torch.cat([past, x], dim=2)
         past.copy_(behind[:, :, -_PAST:])
         return behind
 
-    def _past_of(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the past frames of the next convolution, which is given ``x``."""
-        if self._next == len(self._past):
-            batch, channels, _, height, width = x.shape
-            self._past.append(x.new_zeros((batch, channels, _PAST, height, width)).to(memory_format=_layout(x)))
+    def _next_past(self) -> torch.Tensor:
+        """Return the past frames of the next convolution."""
         self._next += 1
         return self._past[self._next - 1]
 
-    def _upsampled(self, block: Any, x: torch.Tensor, *, doubles: bool) -> torch.Tensor:
-        import torch
 
-        batch, channels, count, height, width = x.shape
-        if block.mode == "upsample3d" and doubles:
-            x = self._causal(block.time_conv, x)
-            if x.is_contiguous():
-                x = x.view(batch, 2, channels, count, height, width).permute(0, 2, 3, 1, 4, 5)
-                x = x.reshape(batch, channels, 2 * count, height, width)
-            else:
-                x = x.permute(0, 2, 3, 4, 1).reshape(batch, count, height, width, 2, channels).permute(0, 1, 4, 2, 3, 5)
-                x = x.reshape(batch, 2 * count, height, width, channels).permute(0, 4, 1, 2, 3)
-            count *= 2
-        elif block.mode == "upsample3d":
-            self._past_of(x)  # the first chunk passes by: the past of what follows is found by its place
-        x = x.permute(0, 2, 1, 3, 4).reshape(batch * count, channels, height, width)
-        x = torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest-exact")
-        x = block.resample[1](x)
-        return x.view(batch, count, x.shape[1], x.shape[2], x.shape[3]).permute(0, 2, 1, 3, 4)
+def _doubled(x: torch.Tensor) -> torch.Tensor:
+    """Return frames (1, 2c, n, h, w), each with its successor behind it in the channels, as (1, c, 2n, h, w)."""
+    batch, channels, count, height, width = x.shape
+    channels //= 2
+    if x.is_contiguous():
+        x = x.view(batch, 2, channels, count, height, width).permute(0, 2, 3, 1, 4, 5)
+        return x.reshape(batch, channels, 2 * count, height, width)
+    x = x.permute(0, 2, 3, 4, 1).reshape(batch, count, height, width, 2, channels).permute(0, 1, 4, 2, 3, 5)
+    return x.reshape(batch, 2 * count, height, width, channels).permute(0, 4, 1, 2, 3)
+
+
+def _enlarged(x: torch.Tensor) -> torch.Tensor:
+    """Return frames (1, c, n, h, w) as images of twice the size, (n, c, 2h, 2w)."""
+    import torch
+
+    batch, channels, count, height, width = x.shape
+    images = x.permute(0, 2, 1, 3, 4).reshape(batch * count, channels, height, width)
+    return torch.nn.functional.interpolate(images, scale_factor=2.0, mode="nearest-exact")
+
+
+def _past_frames(decoder: Any, latents: torch.Tensor) -> list[torch.Tensor]:
+    """Return frames of zeros for every convolution of a decoder that looks back, in their order."""
+    import torch
+
+    batch, _, _, height, width = latents.shape
+    made = []
+    for part in (decoder.conv_in, decoder.mid_block, *decoder.up_blocks, decoder.conv_out):
+        for conv in part.modules():
+            if isinstance(conv, torch.nn.Conv3d) and conv.kernel_size[0] > 1:
+                shape = (batch, conv.in_channels, _PAST, height, width)
+                past = torch.empty(shape, dtype=latents.dtype, device=latents.device, memory_format=_layout(conv.weight))
+                made.append(past.zero_())
+        if getattr(part, "upsamplers", None):
+            height, width = 2 * height, 2 * width
+    return made
 
 
 def decoded(walk: Walk, prepared: torch.Tensor, watch: Callable[[], None]) -> Iterator[torch.Tensor]:
@@ -163,15 +184,18 @@ def prepared(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     return made
 
 
-def _normed(norm: Any, x: torch.Tensor, *, ours: bool) -> torch.Tensor:
-    """Return what ``norm`` (a WanRMS_norm without bias) makes of ``x``, all steps in one tensor: in ``x`` if it is ours."""
+def _norm_and_silu(norm: Any, x: torch.Tensor, out: torch.Tensor) -> None:
+    """Write into ``out`` what ``norm`` (a WanRMS_norm without bias) and SiLU make of ``x``."""
     import torch
+    from torch.nn.functional import normalize, silu
 
-    if x.dtype != torch.float32:
-        made: torch.Tensor = norm(x)  # it computes in float32
-        return made
-    made = torch.nn.functional.normalize(x, dim=1, out=x if ours else None)
-    return made.mul_(norm.scale).mul_(norm.gamma)
+    if x.dtype == torch.float32 and _layout(x) == torch.channels_last_3d:
+        # Both as dense rows of channels: torch.compile takes no other `out`.
+        normalize(x.permute(0, 2, 3, 4, 1), dim=-1, out=out.permute(0, 2, 3, 4, 1))
+        silu(out.mul_(norm.scale).mul_(norm.gamma), inplace=True)
+    else:  # not in `out`: a norm of halves computes in float32, and a CPU rounds by where a row of numbers ends
+        made = normalize(x, dim=1).mul_(norm.scale).mul_(norm.gamma) if x.dtype == torch.float32 else norm(x)
+        out.copy_(silu(made, inplace=True))
 
 
 def _convolved(conv: Any, x: torch.Tensor) -> torch.Tensor:

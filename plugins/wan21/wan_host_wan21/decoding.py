@@ -28,9 +28,15 @@ class Decoder:
         Raise ModelLoadFailed for settings that this device cannot have.
         """
         self.vae = decoder_of(vae, device, settings)
+        self.facts: dict[str, str | int | float | bool] = {}
+        """What the report says of it, and frames depend on."""
         activate = None
-        if settings.decode_fused:
-            from wan_host_wan21.norms import norm_and_silu as activate  # it needs Triton
+        if device.type == "cuda" and settings.decode_fused is not False and _has_triton():
+            from wan_host_wan21.norms import norm_and_silu as activate
+
+            self.facts["decode_fused"] = True
+        if _copies(settings):
+            self.facts["decode_dtype"] = settings.decode_dtype
         self._walk = Walk(self.vae.decoder, activate)
         self._watch = watch
 
@@ -68,8 +74,10 @@ def decoder_of(vae: Any, device: torch.device, settings: Wan21Settings) -> Any:
         if _copies(settings) or settings.decode_fused:
             raise ModelLoadFailed(f"WAN_HOST_WAN21_DECODE_* are settings for CUDA; on {device.type} the decoder runs as it is")
         return vae
-    if settings.decode_fused and importlib.util.find_spec("triton") is None:
-        raise ModelLoadFailed("WAN_HOST_WAN21_DECODE_FUSED is true and needs Triton, which is not installed; set it to false")
+    if settings.decode_fused and not _has_triton():
+        raise ModelLoadFailed(
+            "WAN_HOST_WAN21_DECODE_FUSED is true and needs Triton, which is not installed; leave it out, or set it to false"
+        )
     if _copies(settings):
         encoder, vae.encoder = vae.encoder, None
         try:
@@ -99,6 +107,10 @@ def channels_last(module: Any) -> None:
     for parameter in module.parameters():
         if parameter.ndim in formats:
             parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _copies(settings: Wan21Settings) -> bool:

@@ -57,10 +57,11 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
             count = "" if len(left_out) <= _LEFT_OUT_SHOWN else f"{len(left_out)} keys, such as "
             facts["loras_left_out"] = count + ", ".join(left_out[:_LEFT_OUT_SHOWN])
         schedule = schedule_of(request, chosen.strength)
-        facts |= accelerate(request, model, chosen, schedule)
+        facts |= accelerate(request, model, chosen, schedule) | model.decoder.facts
         weights = "fp8" if placement is Placement.FP8 else "exact"
         pins = chosen.pins and model.settings.pin_frames
-        resumed = restore(context.resume(made_with(weights, model.loras.digest) | model.acceleration.signature()))
+        ways = model.acceleration.facts | model.decoder.facts
+        resumed = restore(context.resume(made_with(weights, model.loras.digest, ways)))
         clips = list(resumed.clips)
         for index in range(len(clips), request.num_images):
             seed = request.seed + index
@@ -76,7 +77,7 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
                 turbo=turbo,
             )
             done = 0 if steps.start is None else steps.start.done
-            model.acceleration.begin(schedule, done=done, negative=prompts.negative)
+            model.acceleration.begin(schedule, done=done)
             with context.stage("denoise"):
                 latents = latents_for(chosen, request, model, prompts, seed=seed, steps=steps)
             model.placer.denoised()
@@ -124,18 +125,17 @@ def schedule_of(request: GenerationRequest, strength: float) -> Schedule:
 def accelerate(request: GenerationRequest, model: Wan21, chosen: Plan, schedule: Schedule) -> Facts:
     """Put in what the preset allows, and return what the report says of it."""
     job = Job(frames=request.frames, width=request.width, height=request.height)
-    preset, guidance = Preset(request.preset), request.guidance_scale > 1
+    preset = Preset(request.preset)
     facts = model.acceleration.enter(
         preset,
         model.placer.current,
         tokens=job.tokens + len(chosen.subjects) * job.tokens_of_a_frame,
         adapters=model.loras.active,
-        guided=guidance,
     )
     if preset is not Preset.EXACT:
         facts = facts | {
             "steps_computed": sum(schedule.computed),
-            "transformer_passes": schedule.passes(guidance=guidance),
+            "transformer_passes": schedule.passes(guidance=request.guidance_scale > 1),
         }
     return facts
 

@@ -304,20 +304,19 @@ class RoundedFeedForward(torch.nn.Module):
 class Kernels:
     """These kernels in some blocks, and what they stand in for."""
 
-    def __init__(self, blocks: Iterable[Any], *, norms: bool = False, texts: bool = False) -> None:
-        """Put them in where they fit: attention over fused projections, and feed-forwards with the tanh form of GELU.
+    def __init__(self, blocks: Iterable[Any]) -> None:
+        """Put them in where they fit.
 
-        With ``norms`` the norms of text-to-video blocks, too, and with ``texts`` attention to the prompt.
+        These are norms of text-to-video blocks, attention over fused projections, and feed-forwards with the tanh form of GELU.
         """
         self._replaced: list[tuple[Any, str, Any]] = []
         self._normed: list[Any] = []
         for block in blocks:
-            if norms and type(block) is WanTransformerBlock and getattr(block.norm2, "weight", None) is not None:
+            if type(block) is WanTransformerBlock and getattr(block.norm2, "weight", None) is not None:
                 block.forward = NormedBlock(block)
                 self._normed.append(block)
             self._swap(block.attn1, "processor", RotatedAttention())
-            if texts:
-                self._swap(block.attn2, "processor", TextAttention())
+            self._swap(block.attn2, "processor", TextAttention())
             layers = block.ffn.net
             if layers[0].approximate != "tanh" or layers[0].proj.bias is None:
                 continue

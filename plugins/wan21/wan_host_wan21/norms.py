@@ -1,7 +1,6 @@
 """The decoder's norm and the SiLU behind it in one kernel, which reads and writes every value once.
 
-In the layers as they are each of their steps reads and writes the memory. What fusing them gains was not measured yet, so it
-is off by default. Imported where there is Triton: with CUDA.
+In the layers as they are each of their steps reads and writes the memory. Imported where there is Triton: with CUDA.
 """
 
 from __future__ import annotations

@@ -77,10 +77,11 @@ class ResumedSchedule:
         return getattr(self._scheduler, name)
 
 
-def made_with(weights: str, adapters: str) -> dict[str, str]:
+def made_with(weights: str, adapters: str, ways: Mapping[str, Any]) -> dict[str, str]:
     """Return what the bits of a clip depend on beside the request, the model and the device.
 
-    ``weights``: fp8 or exact; ``adapters``: the digest of those that are in, whose files may be others at the next attempt.
+    ``weights``: fp8 or exact; ``adapters``: the digest of those that are in, whose files may be others at the next attempt;
+    ``ways``: how the transformer and the decoder compute, as the report says it.
     """
     import diffusers
     import torch
@@ -91,6 +92,7 @@ def made_with(weights: str, adapters: str) -> dict[str, str]:
         "diffusers": diffusers.__version__,
         "weights": weights,
         "adapters": adapters,
+        **{name: str(value) for name, value in ways.items()},
     }
 
 

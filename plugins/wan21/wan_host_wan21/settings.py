@@ -87,8 +87,8 @@ class Wan21Settings(PluginSettings, env_prefix=_PREFIX):
     """Run the plugin's own kernels in compiled blocks on CUDA."""
     decode_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the VAE's decoder on a GPU."""
-    decode_fused: bool = False
-    """Run each norm and activation of the decoder in one kernel, on CUDA."""
+    decode_fused: bool | None = None
+    """Run each norm and activation of the decoder in one kernel, on CUDA; without it, where Triton is installed."""
     models: dict[str, CustomModel] = Field(default_factory=dict)
     """More models to offer, by name: JSON in the environment, ``[wan21.models.NAME]`` in the file."""
     previews: bool = True

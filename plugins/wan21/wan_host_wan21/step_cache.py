@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch  # noqa: TID253  # this module is imported with a loaded model
-from diffusers.hooks import HookRegistry, ModelHook  # noqa: TID253  # as above
+from diffusers.hooks import HookRegistry, ModelHook  # noqa: TID253  # this module is imported with a loaded model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import torch
 
     from wan_host_wan21.graphs import Graphs
     from wan_host_wan21.presets import Schedule
@@ -31,22 +32,16 @@ class StepCache:
         self._schedule: Schedule | None = None
         self._step = self._pass = 0
         self._guiding: Any = None
-        self._negative: torch.Tensor | None = None
-        self._second: tuple[torch.Tensor, torch.Tensor] | None = None
-        """What the negative prompt's pass is given and what it returns, where it was made with the first."""
         self._changes: dict[int, torch.Tensor] = {}
         self.passes = 0
         """Passes of the whole transformer since the job's begin."""
         self.graphs: Graphs | None = None
         """Where given, whole passes are replayed from CUDA graphs."""
 
-    def begin(self, schedule: Schedule, *, done: int = 0, negative: torch.Tensor | None = None) -> None:
-        """Start a clip, or go on with one of which ``done`` steps are made.
-
-        With the embedding ``negative`` (1, tokens, width) that the second pass of every guided step has, both are made as one.
-        """
+    def begin(self, schedule: Schedule, *, done: int = 0) -> None:
+        """Start a clip, or go on with one of which ``done`` steps are made."""
         self.forget()
-        self._schedule, self._step, self._negative = schedule, done, negative
+        self._schedule, self._step = schedule, done
         for module in self._transformers:
             registry = HookRegistry.check_if_exists_or_initialize(module)
             if registry.get_hook(_NAME) is None:
@@ -54,7 +49,7 @@ class StepCache:
 
     def next_step(self) -> None:
         """Say that a step has ended."""
-        self._step, self._pass, self._guiding, self._second = self._step + 1, 0, None, None
+        self._step, self._pass, self._guiding = self._step + 1, 0, None
 
     def end(self) -> None:
         """Give the transformers their own forward back."""
@@ -65,7 +60,6 @@ class StepCache:
     def forget(self) -> None:
         """Drop what was kept."""
         self._schedule, self._step, self._pass, self._guiding = None, 0, 0, None
-        self._negative = self._second = None
         self._changes = {}
 
     def forward(self, hook: _Hook, module: Any, inputs: dict[str, Any]) -> Any:
@@ -76,22 +70,10 @@ class StepCache:
         if which == 1 and not self._schedule.guided[self._step]:
             # The same prediction twice: guidance weighs a difference of zero.
             return (self._guiding,)
-        if which == 1 and self._second is not None:
-            given, output = self._second
-            if inputs["hidden_states"] is not given or inputs["encoder_hidden_states"] is not self._negative:
-                raise RuntimeError("the second pass of a step asks for something else than what was made with the first")
-            return (output,)
-        paired = which == 0 and self._negative is not None and self._schedule.guided[self._step]
-        latents = inputs["hidden_states"]
-        if paired:
-            inputs = self._pair(inputs)
         if self._schedule.computed[self._step]:
             output = self._whole(hook, module, which, inputs)
         else:
-            output = _around(module, inputs, self._change(which, len(inputs["hidden_states"])))
-        if paired:
-            output, second = output.chunk(2)
-            self._second = latents, second
+            output = _around(module, inputs, self._change(which))
         if which == 0:
             self._guiding = output
         return (output,)
@@ -109,18 +91,11 @@ class StepCache:
             self._changes[which] = found[1]
         return found[0]
 
-    def _pair(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return the inputs of one pass over both prompts."""
-        both = {name: torch.cat([inputs[name]] * 2) for name in _OF_A_SAMPLE if inputs.get(name) is not None}
-        both["encoder_hidden_states"] = torch.cat([inputs["encoder_hidden_states"], self._negative])
-        return inputs | both
-
-    def _change(self, which: int, samples: int) -> torch.Tensor:
-        """Return the change of the last step that was computed, of a pair's first sample alone where only that is asked for."""
-        change = self._changes.get(which)
-        if change is None or len(change) < samples:
+    def _change(self, which: int) -> torch.Tensor:
+        """Return the change of the last step that was computed."""
+        if which not in self._changes:
             raise RuntimeError(f"step {self._step} reuses what no step before it has computed")
-        return change[:samples]
+        return self._changes[which]
 
 
 _KNOWN = {
@@ -132,7 +107,6 @@ _KNOWN = {
     "control_hidden_states_scale",
     "attention_kwargs",
 }
-_OF_A_SAMPLE = ("hidden_states", "timestep", "encoder_hidden_states_image", "control_hidden_states")
 
 
 class _Hook(ModelHook):
