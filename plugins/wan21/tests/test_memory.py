@@ -39,21 +39,21 @@ def test_a_sequence_is_as_long_as_the_published_one():
     assert Job(frames=1, width=480, height=832).tokens == 1_560
 
 
-@pytest.mark.parametrize("frames", [81, 161])
+@pytest.mark.parametrize("frames", [81, 241])
 def test_the_vae_takes_a_chunk_of_frames_however_many_there_are(frames):
-    """Counted, 5.54 GiB are alive when 480x832 is decoded in float32; the allocator holds a sixth beside."""
+    """Counted, 5.54 GiB are alive when 480x832 is decoded in float32; an H200's allocator reserved 7.24."""
     shorter, longer = (Job(frames=count, width=480, height=832) for count in (5, frames))
     vae = needed_bytes(Placement.LEAN, REAL, shorter) - (REAL.transformer - REAL.transformer_blocks + REAL.vae)
-    assert 5.54 * 7 / 6 * GIB < vae < 7 * GIB
+    assert 7.24 * GIB < vae < 7.4 * GIB
     denoising = needed_bytes(Placement.LEAN, REAL, longer) > needed_bytes(Placement.LEAN, REAL, shorter)
-    assert denoising == (frames == 161), "a long clip's denoising takes more than its decoding"
+    assert denoising == (frames == 241), "a long clip's denoising takes more than its decoding"
 
 
 @pytest.mark.parametrize(
     ("frames", "gib", "placement"),
     [
         (83, 80, "text_off"),
-        (83, 11, "text_off"),
+        (83, 12, "text_off"),
         (83, 8, "lean"),
         (83, 6, None),
         (1, 80, "resident"),
@@ -86,7 +86,7 @@ def test_a_refusal_names_the_largest_that_fits():
     assert (width % 16, height % 16) == (0, 0)
     assert needed_bytes(Placement.LEAN, REAL, Job(frames=83, width=width, height=height)) <= 5 * GIB
     assert abs(width / height - 480 / 832) < 0.05
-    assert "frames at 480x832 or" in refusal(REAL, replace(FULL, frames=241), 15 * GIB // 2, Placement.LEAN)
+    assert "frames at 480x832 or" in refusal(REAL, replace(FULL, frames=241), 8 * GIB, Placement.LEAN)
     assert "nothing" in refusal(REAL, FULL, GIB // 8, Placement.LEAN)
 
 

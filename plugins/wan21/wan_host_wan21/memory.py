@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _GIB = 2**30
-_VAE_BYTES_PER_PIXEL = 17_500
-"""For the real width of 96. Counted tensor by tensor, decoding takes 14,900: 9,500 are past frames of its convolutions, 5,400
-what is alive in a chunk; an H200's allocator held a sixth beside. Encoding the frames of a control counts as 14,100, and the
-clip several times beside. `benchmarks/gpu/memory.py` sets it: what is reserved for `decode` under lean, less the weights."""
+_VAE_BYTES_PER_PIXEL = 19_500
+"""For the real width of 96: what an H200's allocator reserved for decoding under text_off, 10.36 GiB, less the weights. Counted
+tensor by tensor, 14,900 are alive: 9,500 past frames of its convolutions, 5,400 in a chunk. Encoding the frames of a control
+counts as 14,100, and the clip several times beside."""
 _SIDE = 16
 _PATCH = 2
 _LATENT = 8
