@@ -93,7 +93,7 @@ def generated(count: int) -> tuple[list[np.ndarray], dict[int, float]]:
         lane.load("tiny-wan")
         for seed, prompt in enumerate(PROMPTS[:count]):
             for frames, taken in seconds.items():
-                size = {"width": 128, "height": 128, "frames": frames, "num_inference_steps": 12, "guidance_scale": 4.0}
+                size = {"width": 128, "height": 128, "frames": frames, "num_inference_steps": 12, "guidance_scale": 3.0}
                 request = replace(sample_request(hooks.models()["tiny-wan"], **size), prompt=prompt, seed=seed)
                 begun = time.perf_counter()
                 clip = lane.generate("tiny-wan", request).clips[0].frames

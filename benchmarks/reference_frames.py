@@ -101,7 +101,7 @@ def main() -> None:
         lane.load("tiny-wan")
         for seed, (prompt, first, last) in enumerate(given):
             for mode in (ReferenceMode(name) for name in args.modes.split(",")):
-                size = {"width": SIDE, "height": SIDE, "frames": FRAMES, "num_inference_steps": args.steps, "guidance_scale": 4.0}
+                size = {"width": SIDE, "height": SIDE, "frames": FRAMES, "num_inference_steps": args.steps, "guidance_scale": 3.0}
                 request = replace(
                     sample_request(hooks.models()["tiny-wan"], **size), prompt=prompt, seed=seed, reference_mode=mode,
                     references=References(image=first, first_frame=first, last_frame=last),

@@ -3,7 +3,7 @@
     python benchmarks/tiny_wan_quality.py                      # the checkpoint that the plugin ships
     python benchmarks/tiny_wan_quality.py --model FOLDER --captions 40 --out quality/
     python benchmarks/tiny_wan_quality.py --preset fast --out fast/ --against .scratch/tiny_wan_quality/quality.json
-    python benchmarks/tiny_wan_quality.py --device cuda:0 --steps 50    # with the 8-bit layers of `fast`, for one
+    python benchmarks/tiny_wan_quality.py --device cuda:0 --preset fast    # with its 8-bit layers
 
 A worker makes them as users have it: jobs go into its queue, and what it published is read back. The judge finds the
 coloured object in each frame, names its colour by hue and its shape by overlap with drawn outlines, and follows its
@@ -614,7 +614,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60, help="captions asked of image jobs")
     parser.add_argument("--references", type=int, default=24)
     parser.add_argument("--sources", type=int, default=40)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="of the worker's lane, such as cuda:0")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=DEFAULTS["steps"])
     parser.add_argument("--guidance", type=float, default=DEFAULTS["guidance"])

@@ -37,5 +37,8 @@ def test_a_save_that_breaks_off_leaves_the_one_before(tmp_path, monkeypatch):
 
 def test_training_keeps_away_from_the_attention_whose_backward_pass_makes_nan():
     torch.backends.cuda.enable_cudnn_sdp(enabled=True)
-    build_models(TINY, None, torch.device("cpu"))
-    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        build_models(TINY, None, torch.device("cpu"))
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(enabled=True)

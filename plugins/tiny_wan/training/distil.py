@@ -1,6 +1,6 @@
 """Stage 4: a turbo adapter. Four steps without guidance that follow the guided path of the whole model.
 
-    python -m training.distil --model wan_host_tiny_wan/model --out training/runs/turbo.safetensors --seconds 480
+    python -m training.distil --model wan_host_tiny_wan/model --out training/runs/turbo.safetensors --seconds 180
 
 The teacher goes from noise to clean latents with guidance in many small steps, and what it passes at the student's few sigmas
 is kept. The student, the same weights plus low-rank factors, learns the straight line from each of these points to the
@@ -35,7 +35,7 @@ from training.train_transformer import Gradients, build_models
 from training.train_vae import load as load_vae
 
 HEADER = "wan_host_turbo"
-GUIDANCE = 4.0
+GUIDANCE = 3.0
 SMALL_STEPS = 6  # of the teacher, in one of the student's
 TEACHER_SHARE = 0.35
 SEED = 33
@@ -259,7 +259,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, required=True, help="a folder with transformer/ and text_encoder/")
     parser.add_argument("--vae", type=Path, help="where the autoencoder is, if not in the same folder")
     parser.add_argument("--out", type=Path, required=True, help="the adapter's file")
-    parser.add_argument("--seconds", type=float, default=480, help="in all")
+    parser.add_argument("--seconds", type=float, default=180, help="in all")
     parser.add_argument(
         "--updates", type=int, help="stop after so many instead of by the clock, on two batches of paths a bucket"
     )

@@ -257,7 +257,7 @@ def train(args: argparse.Namespace) -> None:
         if not usable:
             lost += 1
             print(f"{step:6d} no finite gradients ({lost}): the weights stay as they are", flush=True)
-            if lost > MOST_LOST + step // 50:
+            if lost > MOST_LOST:
                 raise SystemExit("the loss is no number any more")
         for part in parts:
             if usable:

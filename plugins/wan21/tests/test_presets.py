@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from types import SimpleNamespace
@@ -424,11 +423,11 @@ def test_a_decoder_in_another_layout_decodes_the_same(tiny_folder):
 
 
 @pytest.mark.parametrize(
-    ("triton", "settings", "fused"),
+    ("runs", "settings", "fused"),
     [(True, {}, True), (True, {"decode_fused": True}, True), (True, {"decode_fused": False}, False), (False, {}, False)],
 )
-def test_norms_of_the_decoder_are_fused_where_there_is_triton_unless_a_setting_forbids_it(
-    *, triton, settings, fused, tiny_folder, monkeypatch
+def test_norms_of_the_decoder_are_fused_where_the_kernel_runs_unless_a_setting_forbids_it(
+    *, runs, settings, fused, tiny_folder, monkeypatch, caplog
 ):
     """With the kernel's arithmetic in torch: what runs where, and what the report says."""
     from diffusers import AutoencoderKLWan
@@ -439,11 +438,11 @@ def test_norms_of_the_decoder_are_fused_where_there_is_triton_unless_a_setting_f
         asked.append(x.shape)
         out.copy_(torch.nn.functional.silu(norm(x)))
 
-    monkeypatch.setitem(sys.modules, "wan_host_wan21.norms", SimpleNamespace(norm_and_silu=activate))
-    found = importlib.util.find_spec  # of other names transformers remembers the answer
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name, *more: (triton or None) if name == "triton" else found(name, *more)
-    )
+    def try_out(_device):
+        if not runs:
+            raise RuntimeError("no C compiler")
+
+    monkeypatch.setitem(sys.modules, "wan_host_wan21.norms", SimpleNamespace(norm_and_silu=activate, try_out=try_out))
     latents = torch.randn(1, 16, 3, 4, 4)
     made = []
     for device, chosen in (("cpu", {}), ("cuda", settings)):
@@ -454,6 +453,7 @@ def test_norms_of_the_decoder_are_fused_where_there_is_triton_unless_a_setting_f
             made.append(decoder.decode(latents, lambda: np.empty((9, 32, 32, 3), np.uint8), lambda _: None).astype(int))
     assert bool(asked) is fused
     assert decoder.facts == ({"decode_fused": True} if fused else {})
+    assert ("the decoder's norms are not fused, which takes longer: no C compiler" in caplog.text) is not runs
     assert made[0].std() > 0
     assert np.abs(made[0] - made[1]).max() <= 1
 
@@ -465,7 +465,7 @@ def test_settings_of_the_decoder_are_refused_where_there_is_no_cuda(name, value,
         load_tiny("t2v")
 
 
-def test_fused_norms_are_refused_by_the_name_of_their_setting_where_there_is_no_triton(vace, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(ModelLoadFailed, match="WAN_HOST_WAN21_DECODE_FUSED is true and needs Triton, which is not installed"):
+def test_fused_norms_are_refused_by_the_name_of_their_setting_where_the_kernel_does_not_run(vace, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wan_host_wan21.norms", None)  # as without Triton
+    with pytest.raises(ModelLoadFailed, match="WAN_HOST_WAN21_DECODE_FUSED is true, but its kernel does not run: import of"):
         Decoder(vace.components.vae, torch.device("cuda"), Wan21Settings(decode_fused=True), lambda: None)

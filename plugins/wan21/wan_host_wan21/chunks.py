@@ -91,7 +91,7 @@ class Walk:
         past = self._next_past()
         behind[:, :, :_PAST] = past
         (self._activate or _norm_and_silu)(norm, x, behind[:, :, _PAST:])
-        del x  # nobody else may have it
+        del x  # freed before the convolution takes memory, where nobody else holds it
         past.copy_(behind[:, :, -_PAST:])
         return _convolved(conv, behind)
 

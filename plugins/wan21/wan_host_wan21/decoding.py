@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
+import logging
 from typing import TYPE_CHECKING, Any
 
 from wan_host import GenerationFailed, ModelLoadFailed
-from wan_host_wan21.chunks import Walk, decoded, prepared
+from wan_host_wan21.chunks import Activate, Walk, decoded, prepared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wan_host_wan21.settings import Wan21Settings
+
+_log = logging.getLogger(__name__)
 
 
 class Decoder:
@@ -30,10 +32,8 @@ class Decoder:
         self.vae = decoder_of(vae, device, settings)
         self.facts: dict[str, str | int | float | bool] = {}
         """What the report says of it, and frames depend on."""
-        activate = None
-        if device.type == "cuda" and settings.decode_fused is not False and _has_triton():
-            from wan_host_wan21.norms import norm_and_silu as activate
-
+        activate = _fused(device, settings)
+        if activate is not None:
             self.facts["decode_fused"] = True
         if _copies(settings):
             self.facts["decode_dtype"] = settings.decode_dtype
@@ -74,10 +74,6 @@ def decoder_of(vae: Any, device: torch.device, settings: Wan21Settings) -> Any:
         if _copies(settings) or settings.decode_fused:
             raise ModelLoadFailed(f"WAN_HOST_WAN21_DECODE_* are settings for CUDA; on {device.type} the decoder runs as it is")
         return vae
-    if settings.decode_fused and not _has_triton():
-        raise ModelLoadFailed(
-            "WAN_HOST_WAN21_DECODE_FUSED is true and needs Triton, which is not installed; leave it out, or set it to false"
-        )
     if _copies(settings):
         encoder, vae.encoder = vae.encoder, None
         try:
@@ -109,8 +105,24 @@ def channels_last(module: Any) -> None:
             parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
 
 
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _fused(device: torch.device, settings: Wan21Settings) -> Activate | None:
+    """Return the kernel for norms and activations; None where it is not wanted or does not run.
+
+    It is run here, before any job: Triton may be there without a C compiler, or not know this GPU.
+    Raise ModelLoadFailed where the setting asks for it nevertheless.
+    """
+    if device.type != "cuda" or settings.decode_fused is False:
+        return None
+    try:
+        from wan_host_wan21.norms import norm_and_silu, try_out
+
+        try_out(device)
+    except Exception as error:  # whatever Triton, a compiler or a driver raises
+        if settings.decode_fused:
+            raise ModelLoadFailed(f"WAN_HOST_WAN21_DECODE_FUSED is true, but its kernel does not run: {error}") from error
+        _log.warning("the decoder's norms are not fused, which takes longer: %s", error)
+        return None
+    return norm_and_silu
 
 
 def _copies(settings: Wan21Settings) -> bool:

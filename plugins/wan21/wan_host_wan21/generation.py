@@ -57,10 +57,11 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
             count = "" if len(left_out) <= _LEFT_OUT_SHOWN else f"{len(left_out)} keys, such as "
             facts["loras_left_out"] = count + ", ".join(left_out[:_LEFT_OUT_SHOWN])
         schedule = schedule_of(request, chosen.strength)
-        facts |= accelerate(request, model, chosen, schedule) | model.decoder.facts
+        facts |= accelerate(request, model, chosen, schedule)
+        ways = model.acceleration.facts | model.decoder.facts
+        facts |= ways
         weights = "fp8" if placement is Placement.FP8 else "exact"
         pins = chosen.pins and model.settings.pin_frames
-        ways = model.acceleration.facts | model.decoder.facts
         resumed = restore(context.resume(made_with(weights, model.loras.digest, ways)))
         clips = list(resumed.clips)
         for index in range(len(clips), request.num_images):

@@ -307,7 +307,7 @@ class Kernels:
     def __init__(self, blocks: Iterable[Any]) -> None:
         """Put them in where they fit.
 
-        These are norms of text-to-video blocks, attention over fused projections, and feed-forwards with the tanh form of GELU.
+        Norms of text-to-video blocks, attention over fused projections and to prompts, feed-forwards with the tanh form of GELU.
         """
         self._replaced: list[tuple[Any, str, Any]] = []
         self._normed: list[Any] = []

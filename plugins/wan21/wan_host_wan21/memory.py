@@ -1,8 +1,7 @@
 """What a job needs of a device's memory under each placement, and which jobs fit.
 
-What decoding takes was counted in its tensors; diffusers' own loop counts as 7.3 GiB at 480x832 and took 7.6 on an H200. What
-denoising needs beyond the weights is an estimate from the tensors that are alive in one block; it stays far below the decoder
-at every size, so that the decoder decides.
+What decoding takes was measured. What denoising needs beyond the weights is an estimate from the tensors that are alive in one
+block; it stays below the decoder up to about two hundred frames, so that the decoder decides.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 
 _GIB = 2**30
 _VAE_BYTES_PER_PIXEL = 19_500
-"""For the real width of 96: what an H200's allocator reserved for decoding under text_off, 10.36 GiB, less the weights. Counted
-tensor by tensor, 14,900 are alive: 9,500 past frames of its convolutions, 5,400 in a chunk. Encoding the frames of a control
+"""For the real width of 96: what an H200's allocator reserved (`benchmarks/gpu`, 81 frames of 480x832, text_off, fused norms:
+10.36 GiB) less its weights. 9,500 of them are past frames of the decoder's convolutions. Encoding the frames of a control
 counts as 14,100, and the clip several times beside."""
 _SIDE = 16
 _PATCH = 2

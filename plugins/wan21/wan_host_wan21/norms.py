@@ -5,6 +5,7 @@ In the layers as they are each of their steps reads and writes the memory. Impor
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch  # noqa: TID253  # this module is imported with a loaded model
@@ -39,3 +40,9 @@ def norm_and_silu(norm: Any, x: torch.Tensor, out: torch.Tensor) -> None:
         _norm_and_silu[(triton.cdiv(pixels, block),)](
             x, norm.gamma, out, pixels, norm.scale, channels, width=width, block=block, num_warps=_WARPS
         )
+
+
+def try_out(device: torch.device) -> None:
+    """Compile the kernel and run it on a few pixels; raise what Triton raises where it cannot."""
+    x = torch.zeros(1, 4, 1, 2, 2, device=device).contiguous(memory_format=torch.channels_last_3d)
+    norm_and_silu(SimpleNamespace(gamma=torch.ones(4, device=device), scale=2.0), x, torch.empty_like(x))

@@ -81,7 +81,7 @@ def made_with(weights: str, adapters: str, ways: Mapping[str, Any]) -> dict[str,
     """Return what the bits of a clip depend on beside the request, the model and the device.
 
     ``weights``: fp8 or exact; ``adapters``: the digest of those that are in, whose files may be others at the next attempt;
-    ``ways``: how the transformer and the decoder compute, as the report says it.
+    ``ways``: how the transformer and the decoder, which makes the finished clips of a job of several, compute, as reports say it.
     """
     import diffusers
     import torch
