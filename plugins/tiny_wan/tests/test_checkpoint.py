@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from wan_host_tiny_wan import list_models
+from wan_host_wan21.turbo import read_turbo
 
 MODEL = Path(__file__).resolve().parents[1] / "wan_host_tiny_wan/model"
 pytestmark = pytest.mark.skipif(not MODEL.exists(), reason="no checkpoint in this tree")
@@ -14,6 +16,11 @@ def test_it_stays_small():
     files = [f for f in MODEL.rglob("*") if f.is_file()]
     assert sum(f.stat().st_size for f in files) <= 32_000_000
     assert max(f.stat().st_size for f in files) <= 15_000_000
+
+
+def test_it_offers_every_preset():
+    assert set(list_models()[0].presets) == {"exact", "fast", "turbo"}
+    assert len(read_turbo(MODEL / "turbo.safetensors").sigmas) == 4
 
 
 @torch.no_grad()

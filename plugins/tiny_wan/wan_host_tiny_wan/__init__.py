@@ -29,7 +29,7 @@ def list_models() -> list[ModelInfo]:
             path=path,
             presets=offered_presets(Path(path), read_settings()),
             description="A small Wan 2.1 (VACE) trained on drawn shapes: 128x128, runs on a CPU",
-            job_types=wan_job_types(defaults, defaults, fast_steps=12, high_steps=24, fast_guidance=4.0, high_guidance=4.0),
+            job_types=wan_job_types(defaults, defaults, fast_steps=12, high_steps=24, fast_guidance=3.0, high_guidance=3.0),
             reference_modes=frozenset(ReferenceMode),
             image_to_image=True,
             max_subject_references=4,
