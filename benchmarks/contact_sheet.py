@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from wan_host.testing.media import read_frames
 
 PROMPTS = (
-    "a red circle moves to the right on a black background",
+    "a red circle moves to the right on a blue background",
     "a large green square moves down on a white background",
     "a yellow triangle rotates on a black background",
     "a big blue square moves to the left on a striped background",

@@ -125,6 +125,8 @@ def _contradictions(sentence: str, prompt: str) -> Iterator[str]:
     if asked & {"grow", "shrink"} and "siz" in stems(sentence) and _SIZE_KEPT.search(sentence):
         yield "that the size stays"
     wanted = coloured(prompt)
+    if wanted:  # who names colours has said which things have one
+        wanted = {thing: set[str]() for thing in stems(prompt)} | wanted
     for thing, colours in coloured(sentence).items():
         for colour in sorted(colours - wanted.get(thing, colours)):
             yield f"the {colour} {thing}"
