@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--cases", default="video,image")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--budget", type=float, default=540, help="seconds in all; what does not fit is left for the next call")
-    parser.add_argument("--look", help=f"instead: {', '.join(QUESTIONS)} ; CUDA, and handover needs ffmpeg")
+    parser.add_argument("--look", help=f"instead: {', '.join(QUESTIONS)}; CUDA, and handover needs ffmpeg")
     parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="a setting of the plugin")
     parser.add_argument("--commit", help="the commit under test, where there is no git")
     parser.add_argument("--date", default=dt.datetime.now(tz=dt.UTC).date().isoformat())

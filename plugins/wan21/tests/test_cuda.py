@@ -354,6 +354,13 @@ def test_a_norm_and_its_activation_in_one_kernel_compute_what_the_modules_comput
 
 
 @needs_triton
+def test_the_kernel_that_is_tried_before_any_job_runs_here():
+    from wan_host_wan21.norms import try_out
+
+    try_out(torch.device(DEVICE))
+
+
+@needs_triton
 def test_a_decoder_with_fused_norms_makes_the_frames_of_one_without(model):
     from wan_host_wan21.chunks import Walk, decoded, prepared
     from wan_host_wan21.decoding import channels_last
