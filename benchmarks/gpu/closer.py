@@ -1,4 +1,4 @@
-"""A closer look at one question each: where the loop waits for the device, what its kernels cost, how decoding is faster."""
+"""A closer look at one question each: where the loop waits for the device, what its kernels cost, how the VAE is faster."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch  # noqa: TID253  # a script on torch
 from ceilings import wait
 from decoders import decoders, handover
+from encoders import encoders
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from subject import Case, Subject
 
-QUESTIONS = ("waits", "kernels", "decoders", "handover")
+QUESTIONS = ("waits", "kernels", "decoders", "encoders", "handover")
 STEPS, PASSES = 3, 2
 TEXT_ROWS = 15
 """About what the benchmark's prompt has of a text's 512 rows."""
@@ -98,6 +99,8 @@ def look(subject: Subject, case: Case, out: Path, wanted: set[str]) -> None:
             print(table, flush=True)
     if "decoders" in wanted:
         answered("decoders", decoders(subject, case))
+    if "encoders" in wanted:
+        answered("encoders", encoders(subject, case))
     if "handover" in wanted:
         answered("handover", handover(subject, case, out))
         print(found["handover"], flush=True)

@@ -17,8 +17,7 @@ import torch  # noqa: TID253  # a script on torch
 from ceilings import wait
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm  # noqa: TID253  # as above
 from results import tried
-from wan_host_wan21.chunks import Walk, as_bytes, prepared
-from wan_host_wan21.decoding import channels_last
+from wan_host_wan21.chunks import DecoderWalk, as_bytes, channels_last, prepared
 
 from wan_host import Clip
 from wan_host.context import StageContext
@@ -230,7 +229,7 @@ def _chunked(way: Way, vae: Any, latents: torch.Tensor) -> Callable[[], np.ndarr
     activate = None
     if way.fused:
         from wan_host_wan21.norms import norm_and_silu as activate  # it needs Triton
-    walk = Walk(vae.decoder, activate)
+    walk = DecoderWalk(vae.decoder, activate)
     layout = torch.channels_last_3d if way.channels_last else torch.contiguous_format
     rest: Callable[[Any], Any] = walk.rest
     if way.compiled == "chunk":
@@ -251,7 +250,7 @@ def _chunked(way: Way, vae: Any, latents: torch.Tensor) -> Callable[[], np.ndarr
     return make
 
 
-def _chunks(walk: Walk, behind: torch.Tensor, length: int, rest: Callable[[Any], Any]) -> Iterator[torch.Tensor]:
+def _chunks(walk: DecoderWalk, behind: torch.Tensor, length: int, rest: Callable[[Any], Any]) -> Iterator[torch.Tensor]:
     """Yield a clip's chunks as bytes, of ``length`` latent frames after the first; ``rest`` makes those of that length."""
     walk.begin()
     yield as_bytes(walk.first(behind[:, :, :1]))
@@ -263,7 +262,7 @@ def _chunks(walk: Walk, behind: torch.Tensor, length: int, rest: Callable[[Any],
 class _Graphed:
     """A chunk as a CUDA graph, captured at its second call: the first makes what the libraries make once."""
 
-    def __init__(self, walk: Walk) -> None:
+    def __init__(self, walk: DecoderWalk) -> None:
         self._walk, self._calls = walk, 0
         self._graph = torch.cuda.CUDAGraph()
 

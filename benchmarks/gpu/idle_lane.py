@@ -1,10 +1,10 @@
 """The plugin of ``idle.py``: wan21's runner with marks on its first and last piece of work, and a publisher that takes its time.
 
 A mark is a CUDA event on the stream that computes: it bears the time at which the GPU came to it, costs microseconds, and waits
-for nothing. On a CPU it is the clock. A job's first mark stands before the first pass of text encoder, transformer or the VAE's
-encoder. Its last one stands behind the last pass of the VAE's decoder, so that all that follows counts as waiting; where the
-plugin computes with the decoder's layers by itself, it stands at the end of the stage ``decode``, the copy of the last frames to
-the host included.
+for nothing. On a CPU it is the clock. A job's first mark stands before the first pass of text encoder or transformer; each
+prompt is new, so that a job begins with the first. Its last one stands behind the last pass of the VAE's decoder, so that all
+that follows counts as waiting; where the plugin computes with the decoder's layers by itself, it stands at the end of the
+stage ``decode``, the copy of the last frames to the host included.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def load_model(model: ModelInfo, context: LaneContext) -> Measured:
     mark = event if loaded.device.type == "cuda" else time.monotonic
     measured = Measured(loaded, mark, mark())
     components = loaded.components
-    for module in {components.text_encoder, components.plain, components.transformer, components.vae.encoder}:
+    for module in {components.text_encoder, components.plain, components.transformer}:
         module.register_forward_pre_hook(measured.begins)
     components.vae.decoder.register_forward_hook(measured.decodes)
     return measured

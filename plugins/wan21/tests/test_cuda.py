@@ -362,8 +362,7 @@ def test_the_kernel_that_is_tried_before_any_job_runs_here():
 
 @needs_triton
 def test_a_decoder_with_fused_norms_makes_the_frames_of_one_without(model):
-    from wan_host_wan21.chunks import Walk, decoded, prepared
-    from wan_host_wan21.decoding import channels_last
+    from wan_host_wan21.chunks import DecoderWalk, channels_last, decoded, prepared
     from wan_host_wan21.norms import norm_and_silu
 
     vae = copy.deepcopy(model.components.vae)
@@ -371,11 +370,26 @@ def test_a_decoder_with_fused_norms_makes_the_frames_of_one_without(model):
     with torch.no_grad():
         latents = prepared(vae, torch.randn(1, 16, 3, 4, 6, device=DEVICE))
         plain, fused = (
-            torch.cat(list(decoded(Walk(vae.decoder, activate), latents, lambda: None))).float()
+            torch.cat(list(decoded(DecoderWalk(vae.decoder, activate), latents, lambda: None))).float()
             for activate in (None, norm_and_silu)
         )
     assert plain.std() > 0
     assert float((fused - plain).abs().max()) <= 1
+
+
+@needs_triton
+def test_an_encoder_with_fused_norms_makes_the_latents_of_diffusers(model):
+    from wan_host_wan21.encoding import Encoder
+    from wan_host_wan21.norms import norm_and_silu
+
+    own, stock = (copy.deepcopy(model.components.vae) for _ in range(2))
+    del stock._encode
+    Encoder(own, torch.device("cuda"), norm_and_silu, lambda: None)
+    video = torch.rand(1, 3, 9, 32, 48, device=DEVICE) * 2 - 1
+    with torch.no_grad():
+        wanted, made = (vae.encode(video).latent_dist.mode() for vae in (stock, own))
+    assert wanted.std() > 0
+    assert float((made - wanted).norm() / wanted.norm()) < 2e-3, "what products in TF32 round"
 
 
 @needs_cuda

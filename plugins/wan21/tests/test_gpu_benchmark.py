@@ -50,7 +50,7 @@ def test_every_variant_is_measured_beside_stock_and_a_cut_run_goes_on(run, tmp_p
 def test_a_question_that_nobody_can_answer_is_refused(run):
     asked = run("--look", "waits,passes")
     assert asked.returncode == 2
-    assert "--look passes: it must be of waits, kernels, decoders, handover" in asked.stderr
+    assert "--look passes: it must be of waits, kernels, decoders, encoders, handover" in asked.stderr
 
 
 @pytest.fixture

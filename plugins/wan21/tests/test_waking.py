@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import gc
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import torch  # noqa: TID253  # a plugin's test
 import wan_host_wan21
 from wan_host_wan21 import waking
-from wan_host_wan21.waking import uncollected, wake
+from wan_host_wan21.waking import imported_meanwhile, uncollected, wake
 
 from wan_host import ModelLoadFailed
 
@@ -57,6 +58,41 @@ def test_whoever_has_switched_collecting_off_keeps_it_off():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+@pytest.fixture
+def slow_module(tmp_path, monkeypatch):
+    """A module whose import waits for the test, and says on which thread it is."""
+    (tmp_path / "brought_slowly.py").write_text("import builtins\nbuiltins.slow_import()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "brought_slowly"
+    sys.modules.pop("brought_slowly", None)
+
+
+def test_a_module_is_imported_beside_what_is_inside_and_waited_for(slow_module, monkeypatch):
+    go, threads = threading.Event(), []
+
+    def slow_import():
+        threads.append(threading.current_thread().name)
+        assert go.wait(30)
+
+    monkeypatch.setattr(builtins, "slow_import", slow_import, raising=False)
+    with imported_meanwhile(slow_module, wanted=True):
+        assert not go.is_set()
+        go.set()
+    assert threads == ["import"]
+    assert slow_module in sys.modules
+    assert gc.isenabled()
+
+
+def test_a_module_that_is_not_wanted_or_cannot_be_imported_is_left_to_whoever_needs_it(slow_module):
+    with imported_meanwhile(slow_module, wanted=False):
+        pass
+    with imported_meanwhile("there_is_no_such_module", wanted=True):
+        pass
+    assert slow_module not in sys.modules
+    with pytest.raises(ValueError, match="inside"), imported_meanwhile("json", wanted=True):
+        raise ValueError("inside")
 
 
 def test_nothing_is_woken_for_a_cpu(monkeypatch):

@@ -32,6 +32,8 @@ Facts = dict[str, str | int | float | bool]
 _SHAPES = 64
 """Compiled variants of a block that torch keeps; its default of 8 would stop compiling without a word that reaches a report."""
 _TEXT_TOKENS = 512
+COMPILER = "torch._inductor.compile_fx"
+"""What takes longest to import of what compiling needs."""
 
 
 class Acceleration:
@@ -52,13 +54,9 @@ class Acceleration:
         """What brings the blocks to the device where they do not stay there."""
         self.compiles_with: dict[str, Any] = {"fullgraph": True, "dynamic": False}
         """Options of torch.compile."""
+        self.compiles = compiles_on(device, settings)
         if self.compiles:
             _keep_compiled(settings)
-
-    @property
-    def compiles(self) -> bool:
-        """Whether blocks are compiled: where nothing is set, on CUDA."""
-        return self._device.type == "cuda" if self._settings.compile is None else self._settings.compile
 
     def enter(self, preset: Preset, placement: Placement, *, tokens: int, adapters: bool) -> Facts:
         """Put in what a job can have; return what the report says of it.
@@ -206,6 +204,11 @@ class Acceleration:
                         yield module.to_qkv, (module.to_q, module.to_k, module.to_v)
                     if hasattr(module, "to_kv"):
                         yield module.to_kv, (module.to_k, module.to_v)
+
+
+def compiles_on(device: torch.device, settings: Wan21Settings) -> bool:
+    """Whether blocks are compiled: where nothing is set, on CUDA."""
+    return device.type == "cuda" if settings.compile is None else settings.compile
 
 
 def _keep_compiled(settings: Wan21Settings) -> None:

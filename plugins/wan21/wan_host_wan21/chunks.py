@@ -1,10 +1,10 @@
-"""Diffusers' Wan 2.1 decoder walked chunk by chunk: the same layers and the same arithmetic, with less copying.
+"""Diffusers' Wan 2.1 VAE walked chunk by chunk: the same layers and the same arithmetic, with less copying.
 
-Stock decodes one latent frame at a time, keeps what its causal convolutions look back on in a list, pads every input by a copy
-and joins the frames made so far once for every chunk. Here a chunk may have several latent frames, every convolution keeps its
-two past frames in a tensor of its own (zeros before the first frame, which is what stock pads with), borders are padded inside
-the convolution, and each chunk leaves as bytes. Shapes are the same for every chunk of a length, so that one can be compiled or
-captured in a CUDA graph.
+Stock takes one latent frame at a time, keeps what its causal convolutions look back on in a list, pads every input by a copy
+and joins what it made so far once for every chunk. Here a chunk may have several latent frames, every convolution keeps its
+past frames in a tensor of its own (zeros before the first frame, which is what stock pads with), borders are padded inside
+the convolution, and each decoded chunk leaves as bytes. Shapes are the same for every chunk of a length, so that one can be
+compiled or captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Activate = Callable[[Any, "torch.Tensor", "torch.Tensor"], None]
 
 
 class Walk:
-    """The decoder of a VAE (``vae.decoder``, batch 1) and the past frames of its convolutions. Not safe across threads."""
+    """Layers of a VAE (batch 1) and the past frames of their convolutions. Not safe across threads."""
 
-    def __init__(self, decoder: Any, activate: Activate | None = None) -> None:
+    def __init__(self, layers: Any, activate: Activate | None = None) -> None:
         """``activate(norm, x, out)`` writes what a norm and the SiLU after it make of ``x``, both channels last."""
-        self._decoder = decoder
+        self._layers = layers
         self._activate = activate
         self._past: list[torch.Tensor] = []
         self._next = 0
@@ -39,36 +39,22 @@ class Walk:
         """Give the memory of the past frames back."""
         self._past.clear()
 
-    def first(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return the frame of a clip's first latent frame, (1, z, 1, h, w) to (1, 3, 1, 8h, 8w)."""
-        return self._walk(latents, doubles=False)
-
-    def rest(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return the frames of the following latent frames, (1, z, n, h, w) to (1, 3, 4n, 8h, 8w)."""
-        return self._walk(latents, doubles=True)
-
-    def _walk(self, x: torch.Tensor, *, doubles: bool) -> torch.Tensor:
-        decoder, self._next = self._decoder, 0
+    def _enter(self, x: torch.Tensor, sizes: Iterator[tuple[Any, int, int]]) -> torch.Tensor:
+        """Return what the first convolution makes of a chunk. ``sizes``: parts in order, with their frames' height and width."""
+        self._next = 0
         # Before all else: scattered among the first chunk's tensors they would leave holes that later ones do not fit.
-        self._past = self._past or _past_frames(decoder, x)
-        x = self._causal(decoder.conv_in, x)
-        first, *others = decoder.mid_block.resnets
+        self._past = self._past or _past_frames(sizes, x)
+        return self._causal(self._layers.conv_in, x)
+
+    def _middle(self, x: torch.Tensor) -> torch.Tensor:
+        first, *others = self._layers.mid_block.resnets
         x = self._residual(first, x)
-        for attention, resnet in zip(decoder.mid_block.attentions, others, strict=True):
+        for attention, resnet in zip(self._layers.mid_block.attentions, others, strict=True):
             x = self._residual(resnet, attention(x))
-        for block in decoder.up_blocks:
-            for resnet in block.resnets:
-                x = self._residual(resnet, x)
-            for upsampler in block.upsamplers or ():
-                # Step by step, so that nobody holds what the step before was given.
-                if upsampler.mode == "upsample3d" and doubles:
-                    x = self._causal(upsampler.time_conv, x)
-                    x = _doubled(x)
-                elif upsampler.mode == "upsample3d":
-                    self._next_past()  # the first chunk passes by: the past of what follows is found by its place
-                x = _enlarged(x)
-                x = upsampler.resample[1](x).unsqueeze(0).permute(0, 2, 1, 3, 4)
-        return self._activated(decoder.norm_out, decoder.conv_out, x)
+        return x
+
+    def _leave(self, x: torch.Tensor) -> torch.Tensor:
+        return self._activated(self._layers.norm_out, self._layers.conv_out, x)
 
     def _residual(self, block: Any, x: torch.Tensor) -> torch.Tensor:
         import torch
@@ -104,13 +90,81 @@ class Walk:
 
         past = self._next_past()
         behind = torch.cat([past, x], dim=2)
-        past.copy_(behind[:, :, -_PAST:])
+        past.copy_(behind[:, :, -past.shape[2] :])
         return behind
 
     def _next_past(self) -> torch.Tensor:
         """Return the past frames of the next convolution."""
         self._next += 1
         return self._past[self._next - 1]
+
+
+class DecoderWalk(Walk):
+    """``vae.decoder``."""
+
+    def first(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the frame of a clip's first latent frame, (1, z, 1, h, w) to (1, 3, 1, 8h, 8w)."""
+        return self._walk(latents, doubles=False)
+
+    def rest(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the frames of the following latent frames, (1, z, n, h, w) to (1, 3, 4n, 8h, 8w)."""
+        return self._walk(latents, doubles=True)
+
+    def _walk(self, x: torch.Tensor, *, doubles: bool) -> torch.Tensor:
+        x = self._middle(self._enter(x, self._sizes(*x.shape[-2:])))
+        for block in self._layers.up_blocks:
+            for resnet in block.resnets:
+                x = self._residual(resnet, x)
+            for upsampler in block.upsamplers or ():
+                # Step by step, so that nobody holds what the step before was given.
+                if upsampler.mode == "upsample3d" and doubles:
+                    x = self._causal(upsampler.time_conv, x)
+                    x = _doubled(x)
+                elif upsampler.mode == "upsample3d":
+                    self._next_past()  # the first chunk passes by: the past of what follows is found by its place
+                x = _enlarged(x)
+                x = upsampler.resample[1](x).unsqueeze(0).permute(0, 2, 1, 3, 4)
+        return self._leave(x)
+
+    def _sizes(self, height: int, width: int) -> Iterator[tuple[Any, int, int]]:
+        decoder = self._layers
+        for part in (decoder.conv_in, decoder.mid_block, *decoder.up_blocks, decoder.conv_out):
+            yield part, height, width
+            if getattr(part, "upsamplers", None):
+                height, width = 2 * height, 2 * width
+
+
+class EncoderWalk(Walk):
+    """``vae.encoder``, of Wan 2.1's kind: no attention but in the middle."""
+
+    def first(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the moments of a clip's first frame, (1, 3, 1, height, width) to (1, 2z, 1, height / 8, width / 8)."""
+        return self._walk(pixels, halves=False)
+
+    def rest(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the moments of the following frames, four for each latent frame."""
+        return self._walk(pixels, halves=True)
+
+    def _walk(self, x: torch.Tensor, *, halves: bool) -> torch.Tensor:
+        x = self._enter(x, self._sizes(*x.shape[-2:]))
+        for layer in self._layers.down_blocks:
+            if not hasattr(layer, "resample"):
+                x = self._residual(layer, x)
+                continue
+            x = layer.resample[0](_images(x))  # step by step, as above
+            x = layer.resample[1](x).unsqueeze(0).permute(0, 2, 1, 3, 4)
+            if layer.mode == "downsample3d" and halves:
+                x = self._causal(layer.time_conv, x)
+            elif layer.mode == "downsample3d":
+                self._next_past().copy_(x)  # the first frame stands alone; the next chunk looks back on it
+        return self._leave(self._middle(x))
+
+    def _sizes(self, height: int, width: int) -> Iterator[tuple[Any, int, int]]:
+        encoder = self._layers
+        for part in (encoder.conv_in, *encoder.down_blocks, encoder.mid_block, encoder.conv_out):
+            if hasattr(part, "resample"):
+                height, width = height // 2, width // 2
+            yield part, height, width
 
 
 def _doubled(x: torch.Tensor) -> torch.Tensor:
@@ -128,29 +182,31 @@ def _enlarged(x: torch.Tensor) -> torch.Tensor:
     """Return frames (1, c, n, h, w) as images of twice the size, (n, c, 2h, 2w)."""
     import torch
 
+    return torch.nn.functional.interpolate(_images(x), scale_factor=2.0, mode="nearest-exact")
+
+
+def _images(x: torch.Tensor) -> torch.Tensor:
+    """Return frames (1, c, n, h, w) as images (n, c, h, w)."""
     batch, channels, count, height, width = x.shape
-    images = x.permute(0, 2, 1, 3, 4).reshape(batch * count, channels, height, width)
-    return torch.nn.functional.interpolate(images, scale_factor=2.0, mode="nearest-exact")
+    return x.permute(0, 2, 1, 3, 4).reshape(batch * count, channels, height, width)
 
 
-def _past_frames(decoder: Any, latents: torch.Tensor) -> list[torch.Tensor]:
-    """Return frames of zeros for every convolution of a decoder that looks back, in their order."""
+def _past_frames(sizes: Iterator[tuple[Any, int, int]], x: torch.Tensor) -> list[torch.Tensor]:
+    """Return frames of zeros for every convolution that looks back, in their order."""
     import torch
 
-    batch, _, _, height, width = latents.shape
     made = []
-    for part in (decoder.conv_in, decoder.mid_block, *decoder.up_blocks, decoder.conv_out):
+    for part, height, width in sizes:
         for conv in part.modules():
             if isinstance(conv, torch.nn.Conv3d) and conv.kernel_size[0] > 1:
-                shape = (batch, conv.in_channels, _PAST, height, width)
-                past = torch.empty(shape, dtype=latents.dtype, device=latents.device, memory_format=_layout(conv.weight))
+                # One that steps by two frames has seen the one before the last already.
+                shape = (len(x), conv.in_channels, conv.kernel_size[0] - conv.stride[0], height, width)
+                past = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(conv.weight))
                 made.append(past.zero_())
-        if getattr(part, "upsamplers", None):
-            height, width = 2 * height, 2 * width
     return made
 
 
-def decoded(walk: Walk, prepared: torch.Tensor, watch: Callable[[], None]) -> Iterator[torch.Tensor]:
+def decoded(walk: DecoderWalk, prepared: torch.Tensor, watch: Callable[[], None]) -> Iterator[torch.Tensor]:
     """Yield the frames of latents (1, z, T, h, w), ``post_quant_conv`` behind them, in chunks as uint8 (n, height, width, 3).
 
     The first chunk has one frame, the others four, of one latent frame each: more at once gain little for much memory.
@@ -162,6 +218,16 @@ def decoded(walk: Walk, prepared: torch.Tensor, watch: Callable[[], None]) -> It
     for place in range(1, prepared.shape[2]):
         watch()
         yield as_bytes(walk.rest(prepared[:, :, place : place + 1]))
+
+
+def channels_last(module: Any) -> None:
+    """Lay the weights of a module's convolutions out channels last: the same numbers, and faster convolutions on CUDA."""
+    import torch
+
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in module.parameters():
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
 
 
 def as_bytes(pixels: torch.Tensor) -> torch.Tensor:
@@ -202,7 +268,7 @@ def _convolved(conv: Any, x: torch.Tensor) -> torch.Tensor:
     import torch
 
     width, _, height, *_ = conv._padding  # noqa: SLF001  # the padding that the layer itself applies by a copy
-    return torch.nn.functional.conv3d(x, conv.weight, conv.bias, padding=(0, height, width))
+    return torch.nn.functional.conv3d(x, conv.weight, conv.bias, stride=conv.stride, padding=(0, height, width))
 
 
 def _layout(x: torch.Tensor) -> torch.memory_format:

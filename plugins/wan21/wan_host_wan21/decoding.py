@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from wan_host import GenerationFailed, ModelLoadFailed
-from wan_host_wan21.chunks import Activate, Walk, decoded, prepared
+from wan_host_wan21.chunks import Activate, DecoderWalk, channels_last, decoded, prepared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,20 +24,21 @@ _log = logging.getLogger(__name__)
 class Decoder:
     """The VAE that decodes on a device, and what its layers look back on within a clip."""
 
-    def __init__(self, vae: Any, device: torch.device, settings: Wan21Settings, watch: Callable[[], None]) -> None:
+    def __init__(
+        self, vae: Any, device: torch.device, settings: Wan21Settings, activate: Activate | None, watch: Callable[[], None]
+    ) -> None:
         """Take ``vae`` itself, or a copy as the settings say; ``watch`` is called before each chunk.
 
-        Raise ModelLoadFailed for settings that this device cannot have.
+        ``activate`` is a kernel for norms and activations. Raise ModelLoadFailed for settings that this device cannot have.
         """
         self.vae = decoder_of(vae, device, settings)
         self.facts: dict[str, str | int | float | bool] = {}
         """What the report says of it, and frames depend on."""
-        activate = _fused(device, settings)
         if activate is not None:
             self.facts["decode_fused"] = True
         if _copies(settings):
             self.facts["decode_dtype"] = settings.decode_dtype
-        self._walk = Walk(self.vae.decoder, activate)
+        self._walk = DecoderWalk(self.vae.decoder, activate)
         self._watch = watch
 
     def reset(self) -> None:
@@ -71,8 +72,10 @@ def decoder_of(vae: Any, device: torch.device, settings: Wan21Settings) -> Any:
     import torch
 
     if device.type != "cuda":
-        if _copies(settings) or settings.decode_fused:
-            raise ModelLoadFailed(f"WAN_HOST_WAN21_DECODE_* are settings for CUDA; on {device.type} the decoder runs as it is")
+        if _copies(settings):
+            raise ModelLoadFailed(
+                f"WAN_HOST_WAN21_DECODE_DTYPE is a setting for CUDA; on {device.type} the decoder runs as it is"
+            )
         return vae
     if _copies(settings):
         encoder, vae.encoder = vae.encoder, None
@@ -95,23 +98,17 @@ def copied_bytes(vae: Any, settings: Wan21Settings) -> int:
     return numbers * int(getattr(torch, settings.decode_dtype).itemsize)
 
 
-def channels_last(module: Any) -> None:
-    """Lay the weights of a module's convolutions out channels last."""
-    import torch
-
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in module.parameters():
-        if parameter.ndim in formats:
-            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
-
-
-def _fused(device: torch.device, settings: Wan21Settings) -> Activate | None:
-    """Return the kernel for norms and activations; None where it is not wanted or does not run.
+def fused(device: torch.device, settings: Wan21Settings) -> Activate | None:
+    """Return the kernel for the VAE's norms and activations; None where it is not wanted or does not run.
 
     It is run here, before any job: Triton may be there without a C compiler, or not know this GPU.
-    Raise ModelLoadFailed where the setting asks for it nevertheless.
+    Raise ModelLoadFailed where the setting asks for it nevertheless, or for a device that cannot have it.
     """
-    if device.type != "cuda" or settings.decode_fused is False:
+    if device.type != "cuda":
+        if settings.decode_fused:
+            raise ModelLoadFailed(f"WAN_HOST_WAN21_DECODE_FUSED is a setting for CUDA; {device.type} has no such kernel")
+        return None
+    if settings.decode_fused is False:
         return None
     try:
         from wan_host_wan21.norms import norm_and_silu, try_out
@@ -120,7 +117,7 @@ def _fused(device: torch.device, settings: Wan21Settings) -> Activate | None:
     except Exception as error:  # whatever Triton, a compiler or a driver raises
         if settings.decode_fused:
             raise ModelLoadFailed(f"WAN_HOST_WAN21_DECODE_FUSED is true, but its kernel does not run: {error}") from error
-        _log.warning("the decoder's norms are not fused, which takes longer: %s", error)
+        _log.warning("the VAE's norms are not fused, which takes longer: %s", error)
         return None
     return norm_and_silu
 

@@ -104,6 +104,7 @@ class Loras:
     def _load(self, files: Sequence[_File], wanted: Sequence[Lora], context: LaneContext, *, first: int) -> None:
         """Put adapters in; the job's own begin at index ``first``."""
         transformer = self._components.transformer
+        dtype = transformer.dtype  # which diffusers finds by walking all modules
         states, digests, left_out = [], [], []
         for index, (file, lora) in enumerate(zip(files, wanted, strict=True)):
             context.progress(f"reading {lora.name}")
@@ -117,7 +118,7 @@ class Loras:
             for index, state in enumerate(states):
                 # Before anything goes in: a failure in the middle must be taken out again.
                 self._loaded = tuple(files)
-                typed = {key: value.to(transformer.dtype) for key, value in state.items()}
+                typed = {key: value.to(dtype) for key, value in state.items()}
                 with warnings.catch_warnings():
                     # Several adapters are meant. An outer layer's name (proj_out) also matches VACE's blocks, where PEFT
                     # then puts factors of zero, which change nothing.

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wan_host import Lora, OutOfMemory
-from wan_host_wan21.acceleration import Acceleration
+from wan_host_wan21.acceleration import COMPILER, Acceleration, compiles_on
 from wan_host_wan21.checkpoint import Checkpoint, recognise
 from wan_host_wan21.components import Components, fill_components, outline_components
-from wan_host_wan21.decoding import Decoder
+from wan_host_wan21.decoding import Decoder, fused
 from wan_host_wan21.embeddings import PromptEmbeddings
+from wan_host_wan21.encoding import Encoder
 from wan_host_wan21.hub import fetch, parse
 from wan_host_wan21.loras import Loras
 from wan_host_wan21.memory import STILL, Placement
@@ -21,6 +22,7 @@ from wan_host_wan21.references import Route
 from wan_host_wan21.sampling import generated_frames
 from wan_host_wan21.settings import Wan21Settings, read_settings
 from wan_host_wan21.turbo import find_turbo
+from wan_host_wan21.waking import imported_meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +59,10 @@ class Wan21:
         self.acceleration.streamed = self.placer.transformer_blocks
         self.embeddings = PromptEmbeddings(components, self.device)
         self.previews = Previews(components.vae, self.device)
-        self.decoder = Decoder(components.vae, self.device, settings, lambda: self._progress("decoding"))
+        activate = fused(self.device, settings)
+        self.decoder = Decoder(components.vae, self.device, settings, activate, lambda: self._progress("decoding"))
+        # After the decoder, which may copy the VAE: what stands in for a method is no part of a copy.
+        self.encoder = Encoder(components.vae, self.device, activate, lambda: self._progress("encoding with the VAE"))
         self.processor = VideoProcessor(vae_scale_factor=components.vae.config.scale_factor_spatial)
         self.pipelines = _pipelines(checkpoint, components)
         for pipeline in self.pipelines.values():
@@ -84,11 +89,11 @@ class Wan21:
             self.reset()
 
     def reset(self) -> None:
-        """Drop what a raised cancel leaves behind: caches and slots of the transformer, and the VAE's feature maps."""
+        """Drop what a raised cancel leaves behind: caches and slots of the transformer, and past frames of the VAE."""
         for pipeline in self.pipelines.values():
             pipeline.maybe_free_model_hooks()
         self.placer.transformer_blocks.release()
-        self.components.vae.clear_cache()
+        self.encoder.reset()
         self.decoder.reset()
         self.acceleration.end()
 
@@ -96,22 +101,21 @@ class Wan21:
         """Give the memory back."""
         import gc
 
-        for name in ("pipelines", "components", "embeddings", "loras", "placer", "previews", "acceleration", "decoder"):
-            self.__dict__.pop(name, None)
+        device = self.device
+        self.__dict__.clear()
         gc.collect()
-        empty_cache(self.device)
+        empty_cache(device)
 
     def _watch(self) -> None:
         """Report, and stop where the job was cancelled, between pieces of work.
 
-        Layers of the text encoder, chunks of what the VAE encodes, passes of a step; the decoder is told whom to tell.
+        Layers of the text encoder and passes of a step; the VAE's two halves are told whom to tell.
         Hooks on the transformer's blocks would break their compiled graphs.
         """
-        vae, encoder = self.components.vae, self.components.text_encoder.encoder
+        encoder = self.components.text_encoder.encoder
         transformers = {id(module): module for module in (self.components.transformer, self.components.plain)}
         for note, modules in (
             ("encoding the prompt", encoder.block),
-            ("encoding with the VAE", [vae.encoder]),
             ("denoising", transformers.values()),
         ):
             for module in modules:
@@ -154,13 +158,15 @@ def load(info: ModelInfo, context: LaneContext) -> Wan21:
         settings = read_settings()
         if torch.device(context.device).type == "cuda":
             grow_segments()
-        components = outline_components(checkpoint, context)
-        placement = Placer(components, torch.device(context.device), settings).admit_largest(info)
-        fill_components(components, checkpoint, context, resting=_resting(placement))
+        components, device = outline_components(checkpoint, context), torch.device(context.device)
+        placement = Placer(components, device, settings).admit_largest(info)
+        warms_up = settings.warm_up and placement in STILL
+        with imported_meanwhile(COMPILER, wanted=warms_up and compiles_on(device, settings)):
+            fill_components(components, checkpoint, context, resting=_resting(placement))
         model = Wan21(info, checkpoint, components, context.device, settings)
         model.placer.place(placement)
         context.progress(f"placed: {model.placer.current}")
-        if model.settings.warm_up and model.placer.current in STILL and not model.loras.differ(()):
+        if warms_up and not model.loras.differ(()):
             shapes = {
                 (1 if kind.media == "image" else generated_frames(kind.frames), kind.width, kind.height)
                 for kind in info.job_types.values()

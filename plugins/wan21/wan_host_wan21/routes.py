@@ -45,7 +45,7 @@ def _conditioned(  # noqa: PLR0917  # the values of ``latents_for``, passed on
     pipeline: Any = model.pipelines[plan.route]
     frames = generated_frames(request.frames)
     control = control_video(plan, request.frames, request.width, request.height)
-    video, mask = (None, None) if control is None else ([_picture(frame) for frame in part] for part in control)
+    video, mask = (None, None) if control is None else control
     subjects = [on_canvas(subject, request.width, request.height) for subject in plan.subjects]
     inputs: dict[str, Any] = {
         "video": video,
@@ -81,8 +81,8 @@ def _from_still(plan: Plan, request: GenerationRequest, model: Wan21, seed: int,
     frames = generated_frames(request.frames)
 
     def latents_of(picture: Any, count: int) -> torch.Tensor:
-        video = processor.preprocess_video([picture] * count, request.height, request.width)
-        return normalised_latents(vae, video.to(model.device, vae.dtype))
+        frame = processor.preprocess_video([picture], request.height, request.width).to(model.device, vae.dtype)
+        return normalised_latents(vae, frame.expand(-1, -1, count, -1, -1))
 
     parts = [latents_of(on_canvas(subject, request.width, request.height), 1) for subject in reversed(plan.subjects)]
     source = torch.cat([*parts, latents_of(_picture(plan.start), frames)], dim=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -23,6 +24,29 @@ def uncollected() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
+
+
+@contextmanager
+def imported_meanwhile(name: str, *, wanted: bool) -> Iterator[None]:
+    """Import a module in a thread while what is inside reads weights, and wait for it at the end.
+
+    Inside nothing may be imported that it imports, too: two imports would find each other half done. An import that fails is
+    left for whoever needs the module.
+    """
+    if not wanted:
+        yield
+        return
+
+    def bring() -> None:
+        with suppress(Exception), uncollected():
+            importlib.import_module(name)
+
+    thread = threading.Thread(target=bring, name="import", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def wake(device: str) -> None:
