@@ -88,7 +88,16 @@ class Results:
         for (case, variant), runs in grouped.items():
             row: dict[str, Any] = {"case": case, "variant": variant, "runs": len(runs)}
             row["stages"] = {name: _median(run["stages"].get(name, 0.0) for run in runs) for name in STAGES}
-            for name in ("seconds", "step", "allocated_gib", "reserved_gib", "error", "share", "sustained_share"):
+            for name in (
+                "seconds",
+                "step",
+                "allocated_gib",
+                "reserved_gib",
+                "error",
+                "share",
+                "sustained_share",
+                "adapter_seconds",
+            ):
                 row[name] = _median(run[name] for run in runs)
             row["passes"], row["facts"] = runs[0]["passes"], runs[0]["facts"]
             stock = _median(run["seconds"] for run in grouped.get((case, "stock"), []))
@@ -146,6 +155,9 @@ class Results:
         if self.found["setting"]["weights"].startswith("random"):
             remarks.append("With random weights an error in latents says little about quality; that is judged on tiny-wan.")
         for row in self.rows():
+            if row["adapter_seconds"] is not None:
+                after = f"- {row['case']}, {row['variant']}: after a job without its adapter {row['adapter_seconds']:.2f} s more"
+                remarks.append(after)
             if row["facts"]:
                 facts = ", ".join(f"{name} {value}" for name, value in row["facts"].items())
                 remarks.append(f"- {row['case']}, {row['variant']}: {facts}")

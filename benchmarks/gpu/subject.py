@@ -20,6 +20,7 @@ from wan_host_wan21.generation import generate
 from wan_host_wan21.memory import Placement
 from wan_host_wan21.model import Wan21
 from wan_host_wan21.placement import grow_segments
+from wan_host_wan21.presets import Preset
 from wan_host_wan21.sampling import generated_frames
 from wan_host_wan21.settings import Wan21Settings
 from wan_host_wan21.turbo import shifted
@@ -175,6 +176,7 @@ class Subject:
         watch = Watch(self.device)
         self.model.embeddings.forget()
         self._place(variant, case)
+        adapter_seconds = self._adapt(variant)
         self._forget_peaks()
         wait(self.device)
         begun = time.perf_counter()
@@ -187,6 +189,7 @@ class Subject:
             "stages": watch.stages,
             "step_seconds": steps,
             "passes": int(facts.get("transformer_passes", 2 * case.steps)),
+            "adapter_seconds": adapter_seconds,
             "facts": facts,
             "latents": watch.latents,
         } | self._peaks()
@@ -201,9 +204,21 @@ class Subject:
         self.pipeline.vae.to(self.device if variant == STOCK else "cpu")
         if variant == STOCK:
             self.components.vae.to("cpu")  # place() brings it back
-            self.model.loras.remove()
             with placer.encoding():
                 pass  # the text encoder is back, to stay
+
+    def _adapt(self, variant: str) -> float | None:
+        """Have in what adapter the variant wants, likewise; return what putting it in takes, None where it is in or none is."""
+        if variant != Preset.TURBO or self.model.turbo is None:
+            self.model.loras.remove()
+            return None
+        known = self.model.loras.active
+        wait(self.device)
+        begun = time.perf_counter()
+        with torch.no_grad():
+            self.model.loras.apply((), Watch(self.device), self.model.turbo.path)
+        wait(self.device)
+        return None if known else time.perf_counter() - begun
 
     def request(self, preset: str, case: Case) -> GenerationRequest:
         """Return what a preset is asked for."""

@@ -82,6 +82,16 @@ def test_kernels_are_profiled_as_they_run_in_jobs(closer, t2v):
     assert not (text[:, 14] == text[:, -1]).all()
 
 
+def test_an_adapter_is_put_in_before_the_clock_starts_and_timed_apart(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT)
+    module = importlib.import_module("subject")
+    subject, case = module.Subject(None, "tiny", torch.device("cpu"), tmp_path), module.Case("image", 1, 32, 48, 4)
+    seconds = [subject.run(variant, case)["adapter_seconds"] for variant in ("exact", "turbo", "turbo", "stock", "turbo")]
+    assert [known is None for known in seconds] == [True, False, True, True, False]
+    subject.run("stock", case)
+    assert not subject.model.loras.active
+
+
 def test_results_of_another_environment_are_not_mixed(tmp_path):
     specification = importlib.util.spec_from_file_location("gpu_results", SCRIPT / "results.py")
     module = importlib.util.module_from_spec(specification)
