@@ -147,7 +147,7 @@ class TestAFault:
             await rest.poll(claims=1)
 
     async def test_a_server_that_hangs_is_given_up_in_time(self, rest, bridge, monkeypatch):
-        monkeypatch.setattr("wan_host.queue.rest._ANSWER_SECONDS", 0.1)
+        monkeypatch.setattr("wan_host.queue.rest._ANSWER_SECONDS", 0.5)
         bridge.faults.append(Fault("hang", after=True))
         await rest.push(job("a"))
         assert await claim_ids(rest, 2) == ["a"]

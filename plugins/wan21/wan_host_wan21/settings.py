@@ -88,7 +88,7 @@ class Wan21Settings(PluginSettings, env_prefix=_PREFIX):
     decode_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the VAE's decoder on a GPU."""
     decode_fused: bool | None = None
-    """Run each norm and activation of the decoder in one kernel, on CUDA; where nothing is set, if it runs there."""
+    """Run each norm and activation of the VAE in one kernel, on CUDA; where nothing is set, if it runs there."""
     models: dict[str, CustomModel] = Field(default_factory=dict)
     """More models to offer, by name: JSON in the environment, ``[wan21.models.NAME]`` in the file."""
     previews: bool = True
