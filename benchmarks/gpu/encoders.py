@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import statistics
 import time
 from contextlib import contextmanager
@@ -81,6 +82,7 @@ def encoders(subject: Subject, case: Case) -> list[dict[str, Any]]:
 
 
 def _forget(device: torch.device) -> None:
+    gc.collect()  # a VAE and the encoder in it know each other
     wait(device)
     if device.type == "cuda":
         torch.cuda.empty_cache()

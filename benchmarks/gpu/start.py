@@ -440,7 +440,12 @@ def _compile_libraries(arguments: argparse.Namespace, variants: list[str], envir
     if arguments.size != "tiny" and not (arguments.work / "tiny" / "model_index.json").is_file():
         subprocess.run([*_command(arguments, "tiny"), "--write"], env=environment, check=True)
     for variant in variants:
-        _run(arguments, "tiny", variant, environment, "data-of-tiny", arguments.budget)
+        try:
+            asked = _run(arguments, "tiny", variant, environment, "data-of-tiny", arguments.budget)
+        except subprocess.TimeoutExpired:
+            sys.exit(f"{variant}: a tiny model took longer than {arguments.budget:.0f} s")
+        if asked.returncode:
+            sys.exit(f"{variant}: a tiny model failed\n{asked.stderr[-3000:]}")
 
 
 def table(found: dict[str, Any]) -> str:

@@ -123,14 +123,25 @@ def test_a_video_is_encoded_as_diffusers_does(vae, frames, height, width):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_encoding_in_the_layout_of_a_gpu_is_as_near_as_rounding(vae, fused):
+    asked = []
+
     def activate(norm, x, out):
-        assert x.is_contiguous(memory_format=torch.channels_last_3d)
+        asked.append(x.is_contiguous(memory_format=torch.channels_last_3d))
         out.copy_(torch.nn.functional.silu(norm(x)))
 
     video = torch.rand(1, 3, 9, 32, 48) * 2 - 1
     wanted = vae.encode(video).latent_dist.mode()
     Encoder(vae, CUDA, activate if fused else None, lambda: None)
     assert (vae.encode(video).latent_dist.mode() - wanted).abs().max() < 1e-5 * wanted.std()
+    assert bool(asked) is fused
+    assert all(asked)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 16, 16), (2, 3, 5, 16, 16)])
+def test_a_video_of_another_length_or_a_batch_is_refused(vae, shape):
+    Encoder(vae, CPU, None, lambda: None)
+    with pytest.raises(ValueError, match=r"is not one clip of 4k \+ 1 frames"):
+        vae.encode(torch.zeros(shape))
 
 
 def test_past_frames_of_the_encoder_are_there_before_anything_is_computed(vae):

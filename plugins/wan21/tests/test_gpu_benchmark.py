@@ -86,10 +86,28 @@ def test_an_adapter_is_put_in_before_the_clock_starts_and_timed_apart(tmp_path, 
     monkeypatch.syspath_prepend(SCRIPT)
     module = importlib.import_module("subject")
     subject, case = module.Subject(None, "tiny", torch.device("cpu"), tmp_path), module.Case("image", 1, 32, 48, 4)
+    preset, there = subject._preset, []
+
+    def timed(*arguments):
+        there.append(subject.model.loras.active)
+        return preset(*arguments)
+
+    subject._preset = timed
     seconds = [subject.run(variant, case)["adapter_seconds"] for variant in ("exact", "turbo", "turbo", "stock", "turbo")]
     assert [known is None for known in seconds] == [True, False, True, True, False]
+    assert there == [False, True, True, True], "of those that are no stock"
     subject.run("stock", case)
     assert not subject.model.loras.active
+
+
+def test_the_walk_over_the_encoder_is_measured_against_stock(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT)
+    module = importlib.import_module("subject")
+    subject = module.Subject(None, "tiny", torch.device("cpu"), tmp_path)
+    rows = importlib.import_module("encoders").encoders(subject, module.Case("video", 9, 32, 48, 4))
+    walk, last = (next(row for row in rows if row["name"] == name) for name in ("walk", "walk, channels last"))
+    assert walk["against stock"] == 0 < last["against stock"] < 1e-5
+    assert walk["seconds"] > 0
 
 
 def test_results_of_another_environment_are_not_mixed(tmp_path):

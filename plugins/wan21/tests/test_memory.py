@@ -161,6 +161,7 @@ def test_a_closed_model_lets_go_of_what_rests(load_tiny, video, recorder, monkey
     assert len(resting) == 3
     model.close()
     assert [rest() for rest in resting] == [None] * 3
+    model.close()
 
 
 def test_the_weights_are_measured(vace):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import subprocess
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -279,6 +283,55 @@ def test_warming_up_compiles_every_default_shape_at_load(tiny_folder, info_of, r
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
 
 
+@pytest.mark.parametrize("chosen", [None, "elsewhere"])
+def test_compiled_kernels_are_kept_in_the_data_folder_unless_somebody_says_where(chosen, tiny_folder, tmp_path):
+    """In a process of its own: what a lane imports writes a folder for temporary files into the environment."""
+    told = """
+import os, sys
+from contextlib import nullcontext
+from types import SimpleNamespace
+from wan_host import ModelInfo
+from wan_host_wan21 import load_model
+
+lane = SimpleNamespace(device="cpu", progress=lambda note: None, stage=nullcontext)
+load_model(ModelInfo(name="m", family="wan", runner="wan21", path=sys.argv[1]), lane)
+print(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "TORCHINDUCTOR_CACHE_DIR"}
+    environment |= {"WAN_HOST_DATA_DIR": str(tmp_path), "WAN_HOST_WAN21_COMPILE": "true", "WAN_HOST_WAN21_WARM_UP": "false"}
+    if chosen:
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / chosen)
+    command = [sys.executable, "-c", told, tiny_folder("t2v")]
+    asked = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert asked.stdout.split()[-1] == str(tmp_path / (chosen or "wan21/inductor"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"COMPILE": "true"}, True),
+        ({}, False),
+        ({"COMPILE": "true", "WARM_UP": "false"}, False),
+        ({"COMPILE": "true", "PLACEMENT": "lean"}, False),
+    ],
+)
+def test_the_compiler_is_imported_beside_the_weights_where_it_is_needed(settings, wanted, load_tiny, monkeypatch):
+    asked = []
+
+    @contextmanager
+    def meanwhile(name, *, wanted):
+        assert importlib.util.find_spec(name)
+        asked.append(wanted)
+        yield
+
+    monkeypatch.setattr("wan_host_wan21.model.imported_meanwhile", meanwhile)
+    monkeypatch.setattr("wan_host_wan21.acceleration.Acceleration.warm_up", lambda *_: None)
+    for name, value in settings.items():
+        monkeypatch.setenv(f"WAN_HOST_WAN21_{name}", value)
+    load_tiny("t2v")
+    assert asked == [wanted]
+
+
 def turbo_file(path, transformer, **header):
     torch.manual_seed(3)
     state = {}
@@ -409,10 +462,10 @@ def test_a_decoder_in_another_layout_decodes_the_same(tiny_folder):
     latents = torch.randn(1, 16, 3, 4, 4)
     with torch.no_grad():
         frames = [
-            Decoder(vae, torch.device(device), Wan21Settings(**settings), None, lambda: None).decode(
+            Decoder(vae, torch.device(device), Wan21Settings(), None, lambda: None).decode(
                 latents, lambda: np.empty((9, 32, 32, 3), np.uint8), lambda _: None
             )
-            for device, settings in (("cpu", {}), ("cuda", {}))
+            for device in ("cpu", "cuda")
         ]
     assert frames[0].std() > 0
     assert np.abs(frames[0].astype(int) - frames[1]).max() <= 1
@@ -457,6 +510,22 @@ def test_norms_of_the_decoder_are_fused_where_the_kernel_runs_unless_a_setting_f
     assert ("the VAE's norms are not fused, which takes longer: no C compiler" in caplog.text) is not runs
     assert made[0].std() > 0
     assert np.abs(made[0] - made[1]).max() <= 1
+
+
+def test_both_halves_of_the_vae_run_the_kernel(load_tiny, video, picture, recorder, monkeypatch):
+    asked = []
+
+    def activate(norm, x, out):
+        asked.append(norm)
+        out.copy_(torch.nn.functional.silu(norm(x)))
+
+    monkeypatch.setattr("wan_host_wan21.model.fused", lambda *_: activate)
+    model = load_tiny("vace")
+    wanted = video(reference_mode=ReferenceMode.START, references=References(first_frame=picture()), num_inference_steps=1)
+    generate(wanted, model, recorder())
+    vae = model.components.vae
+    for half in (vae.encoder, vae.decoder):
+        assert any(norm is half.norm_out for norm in asked)
 
 
 @pytest.mark.parametrize(("name", "value"), [("DTYPE", "bfloat16"), ("FUSED", "true")])

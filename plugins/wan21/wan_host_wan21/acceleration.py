@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: TID253  # this module is imported with a loaded model
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # noqa: TID253  # nothing public says where
 
 from wan_host_wan21 import attention, fp8
 from wan_host_wan21.graphs import Graphs
@@ -32,6 +33,7 @@ Facts = dict[str, str | int | float | bool]
 _SHAPES = 64
 """Compiled variants of a block that torch keeps; its default of 8 would stop compiling without a word that reaches a report."""
 _TEXT_TOKENS = 512
+_KEPT_IN = "TORCHINDUCTOR_CACHE_DIR"
 COMPILER = "torch._inductor.compile_fx"
 """What takes longest to import of what compiling needs."""
 
@@ -212,6 +214,10 @@ def compiles_on(device: torch.device, settings: Wan21Settings) -> bool:
 
 
 def _keep_compiled(settings: Wan21Settings) -> None:
-    """Keep compiled kernels on disk, so that a restart does not compile again; torch's own keys tell versions and GPUs apart."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir / "wan21" / "inductor"))
+    """Keep compiled kernels on disk, so that a restart does not compile again; torch's own keys tell versions and GPUs apart.
+
+    Importing diffusers makes torch write its default, a folder for temporary files, into the environment: that was nobody's wish.
+    """
+    if os.environ.get(_KEPT_IN) in {None, default_cache_dir()}:
+        os.environ[_KEPT_IN] = str(settings.data_dir / "wan21" / "inductor")
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)  # noqa: SLF001  # torch's documented place

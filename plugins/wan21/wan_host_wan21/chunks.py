@@ -123,7 +123,7 @@ class DecoderWalk(Walk):
                 elif upsampler.mode == "upsample3d":
                     self._next_past()  # the first chunk passes by: the past of what follows is found by its place
                 x = _enlarged(x)
-                x = upsampler.resample[1](x).unsqueeze(0).permute(0, 2, 1, 3, 4)
+                x = _frames(upsampler.resample[1](x))
         return self._leave(x)
 
     def _sizes(self, height: int, width: int) -> Iterator[tuple[Any, int, int]]:
@@ -152,7 +152,7 @@ class EncoderWalk(Walk):
                 x = self._residual(layer, x)
                 continue
             x = layer.resample[0](_images(x))  # step by step, as above
-            x = layer.resample[1](x).unsqueeze(0).permute(0, 2, 1, 3, 4)
+            x = _frames(layer.resample[1](x))
             if layer.mode == "downsample3d" and halves:
                 x = self._causal(layer.time_conv, x)
             elif layer.mode == "downsample3d":
@@ -189,6 +189,11 @@ def _images(x: torch.Tensor) -> torch.Tensor:
     """Return frames (1, c, n, h, w) as images (n, c, h, w)."""
     batch, channels, count, height, width = x.shape
     return x.permute(0, 2, 1, 3, 4).reshape(batch * count, channels, height, width)
+
+
+def _frames(images: torch.Tensor) -> torch.Tensor:
+    """Return images (n, c, h, w) as frames (1, c, n, h, w)."""
+    return images.unsqueeze(0).permute(0, 2, 1, 3, 4)
 
 
 def _past_frames(sizes: Iterator[tuple[Any, int, int]], x: torch.Tensor) -> list[torch.Tensor]:

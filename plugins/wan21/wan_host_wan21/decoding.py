@@ -65,7 +65,7 @@ class Decoder:
 def decoder_of(vae: Any, device: torch.device, settings: Wan21Settings) -> Any:
     """Return the VAE that decodes on ``device``: ``vae`` itself, or a copy in another precision, without an encoder.
 
-    The one that encodes stays as it was loaded: in bfloat16 it would shift what is made of a reference. On CUDA the decoder's
+    The one that encodes keeps its precision: in bfloat16 it would shift what is made of a reference. On CUDA the decoder's
     weights are laid out channels last: the same numbers, and faster convolutions.
     Raise ModelLoadFailed for settings that this device cannot have.
     """

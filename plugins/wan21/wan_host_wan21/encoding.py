@@ -25,20 +25,21 @@ class Encoder:
         self._vae, self._walk, self._watch = vae, EncoderWalk(vae.encoder, activate), watch
         vae._encode = self.encode  # noqa: SLF001  # AutoencoderKLWan.encode makes a distribution of what this returns
 
-    def reset(self) -> None:
-        """Give the memory back that a cancelled clip left behind."""
-        self._walk.drop()
-
     def encode(self, video: torch.Tensor) -> torch.Tensor:
-        """Return the moments (1, 2z, 1 + k, h, w) of a video (1, 3, 1 + 4k, height, width) in -1..1."""
+        """Return the moments (1, 2z, 1 + k, h, w) of a video (1, 3, 1 + 4k, height, width) in -1..1; ValueError for others."""
         import torch
 
-        self._walk.begin()
-        made = []
-        for begin, end in [(0, 1), *((at, at + _CHUNK) for at in range(1, video.shape[2], _CHUNK))]:
-            self._watch()
-            walk = self._walk.rest if begin else self._walk.first
-            made.append(walk(video[:, :, begin:end]))
-        self._walk.drop()
+        if len(video) != 1 or video.shape[2] % _CHUNK != 1:
+            raise ValueError(f"a video of shape {tuple(video.shape)} is not one clip of 4k + 1 frames")
+        try:
+            first = self._next(self._walk.first, video[:, :, :1])
+            rest = video[:, :, 1:].split(_CHUNK, dim=2) if video.shape[2] > 1 else ()
+            made = [first, *(self._next(self._walk.rest, chunk) for chunk in rest)]
+        finally:
+            self._walk.drop()
         moments: torch.Tensor = self._vae.quant_conv(torch.cat(made, dim=2))
         return moments
+
+    def _next(self, walk: Callable[[torch.Tensor], torch.Tensor], chunk: torch.Tensor) -> torch.Tensor:
+        self._watch()
+        return walk(chunk)

@@ -19,7 +19,7 @@ _GIB = 2**30
 _VAE_BYTES_PER_PIXEL = 19_500
 """For the real width of 96: what an H200's allocator reserved (`benchmarks/gpu`, 81 frames of 480x832, text_off, fused norms:
 10.36 GiB) less its weights. 9,500 of them are past frames of the decoder's convolutions. Encoding the frames of a control
-counts as 14,100, and the clip several times beside."""
+took 11,000 (`--look encoders`), and the clip once beside."""
 _SIDE = 16
 _PATCH = 2
 _LATENT = 8

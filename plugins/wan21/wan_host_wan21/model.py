@@ -89,11 +89,10 @@ class Wan21:
             self.reset()
 
     def reset(self) -> None:
-        """Drop what a raised cancel leaves behind: caches and slots of the transformer, and past frames of the VAE."""
+        """Drop what a raised cancel leaves behind: caches and slots of the transformer, and past frames of the decoder."""
         for pipeline in self.pipelines.values():
             pipeline.maybe_free_model_hooks()
         self.placer.transformer_blocks.release()
-        self.encoder.reset()
         self.decoder.reset()
         self.acceleration.end()
 
@@ -102,7 +101,8 @@ class Wan21:
         import gc
 
         device = self.device
-        self.__dict__.clear()
+        vars(self).clear()
+        self.device = device
         gc.collect()
         empty_cache(device)
 

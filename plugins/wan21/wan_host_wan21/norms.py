@@ -1,4 +1,4 @@
-"""The decoder's norm and the SiLU behind it in one kernel, which reads and writes every value once.
+"""The VAE's norm and the SiLU behind it in one kernel, which reads and writes every value once.
 
 In the layers as they are each of their steps reads and writes the memory. Imported where there is Triton: with CUDA.
 """

@@ -27,7 +27,7 @@ class VacePipeline(WanVACEPipeline):
     take the host most of a second, and several times the clip in float32 on the device.
     """
 
-    keep_reactive: object = None
+    keep_reactive: object
     _reactive: OrderedDict[object, torch.Tensor] | None = None
 
     def preprocess_conditions(  # noqa: PLR0917  # as the pipeline passes them
@@ -102,4 +102,5 @@ def _shown(video: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """Return a video in -1..1, by the arithmetic of diffusers' image processor, and zeros where it is not ``kept``."""
     if video.dtype is not torch.uint8:
         return video * kept
-    return video.float().div_(255).mul_(2).sub_(1).mul_(kept)
+    white = torch.full((), 255.0, device=video.device)  # by a plain number a GPU multiplies with the reciprocal
+    return video.float().div_(white).mul_(2).sub_(1).mul_(kept)
