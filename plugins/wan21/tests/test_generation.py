@@ -173,9 +173,13 @@ def test_the_report_has_the_guidance_that_acted(guidance, said, vace, image, rec
     assert "negative_prompt_applied" not in silent
 
 
-def test_a_copy_reports_nothing_that_did_not_act(vace, image, picture, recorder):
+def test_a_copy_reports_nothing_that_did_not_act(*, vace, image, picture, recorder, tmp_path, monkeypatch):
+    monkeypatch.setattr(vace.loras, "_settings", vace.settings.model_copy(update={"loras_dir": tmp_path}))
     copy = image(reference_mode=ReferenceMode.SINGLE, references=References(image=picture()), denoise_strength=0.0)
     copy = replace(copy, prompt="x" * 600, guidance_scale=0.5, loras=(Lora(name="any"),))
+    with pytest.raises(UnsupportedRequest, match=r"config.loras\[0\]: there is no adapter 'any'"):
+        generate(copy, vace, recorder())
+    (tmp_path / "any.safetensors").touch()
     said = {"route": "copy", "generated_frames": 1, "steps_run": 0, "random_weights": True}
     assert generate(copy, vace, recorder()).metadata == said | {"negative_prompt_applied": False}
     assert generate(replace(copy, negative_prompt=""), vace, recorder()).metadata == said

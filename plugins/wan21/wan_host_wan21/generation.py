@@ -41,6 +41,7 @@ def generate(request: GenerationRequest, model: Wan21, context: LaneContext) -> 
         field = "config.loras" if request.loras else "config.preset: turbo"
         raise UnsupportedRequest(f"{field}: not with the placement fp8, whose stored weights cannot be adapted exactly")
     if chosen.route is Route.COPY:
+        model.loras.find(request.loras, context)  # they would not act, but a name that is wrong is told all the same
         return Generation(clips=_copies(request, chosen), metadata=facts)
     facts["placement"] = placement.value
     with model.job(context):

@@ -68,6 +68,10 @@ class Loras:
         """Whether there is anything to do: adapters to put in, or to take out."""
         return bool(self._fixed or wanted or turbo or self._loaded)
 
+    def find(self, wanted: Sequence[Lora], context: LaneContext) -> list[Path]:
+        """Return the files of a job's adapters. Raise UnsupportedRequest where one is not there or not allowed."""
+        return [find_lora(lora.name, _field(index), self._settings, context) for index, lora in enumerate(wanted)]
+
     def apply(self, wanted: Sequence[Lora], context: LaneContext, turbo: Path | None = None) -> None:
         """Make exactly ``wanted`` act, in that order, after the model's own and ``turbo``.
 
@@ -75,7 +79,7 @@ class Loras:
         """
         fixed = [*self._fixed, *([] if turbo is None else [Lora(name=str(turbo), scale=1.0)])]
         paths = [find_fixed(lora.name, self._settings) for lora in fixed]
-        paths += [find_lora(lora.name, _field(index), self._settings, context) for index, lora in enumerate(wanted)]
+        paths += self.find(wanted, context)
         wanted = [*fixed, *wanted]
         files = [_as_it_is(path) for path in paths]
         scales = [lora.scale for lora in wanted]
