@@ -19,11 +19,11 @@ from wan_host_wan21.fake import REAL, TINY, random_components, write_turbo
 from wan_host_wan21.generation import generate
 from wan_host_wan21.memory import Placement
 from wan_host_wan21.model import Wan21
-from wan_host_wan21.placement import grow_segments
 from wan_host_wan21.presets import Preset
 from wan_host_wan21.sampling import generated_frames
 from wan_host_wan21.settings import Wan21Settings
 from wan_host_wan21.turbo import shifted
+from wan_host_wan21.waking import grow_segments
 
 from wan_host import GenerationRequest, ModelInfo
 

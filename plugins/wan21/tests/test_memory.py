@@ -12,7 +12,7 @@ from wan_host_wan21.catalogue import wan_defaults
 from wan_host_wan21.decoding import decoder_of
 from wan_host_wan21.generation import generate
 from wan_host_wan21.memory import LADDER, Job, Placement, Weights, choose, ladder, needed_bytes, refusal
-from wan_host_wan21.placement import Placer, budget_bytes, grow_segments, measure
+from wan_host_wan21.placement import Placer, budget_bytes, measure
 from wan_host_wan21.settings import Wan21Settings
 
 from wan_host import Lora, OutOfMemory, ReferenceMode, References, UnsupportedRequest
@@ -215,16 +215,3 @@ def test_eight_bit_copies_of_the_presets_count_where_they_stand():
     plain, rounded = (Job(frames=81, width=480, height=832, rounded=value) for value in (False, True))
     for placement, more in ((Placement.RESIDENT, REAL.transformer_blocks // 2), (Placement.LEAN, 0)):
         assert needed_bytes(placement, REAL, rounded) - needed_bytes(placement, REAL, plain) == more
-
-
-@pytest.mark.parametrize("variable", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
-def test_the_allocator_is_as_the_environment_says_where_it_says_anything(variable, monkeypatch):
-    asked = []
-    monkeypatch.setattr("torch._C._accelerator_setAllocatorSettings", asked.append)
-    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
-        monkeypatch.delenv(name, raising=False)
-    grow_segments()
-    assert asked == ["expandable_segments:True"]
-    monkeypatch.setenv(variable, "max_split_size_mb:512")
-    grow_segments()
-    assert len(asked) == 1

@@ -14,7 +14,7 @@ import pytest
 import torch  # noqa: TID253  # a plugin's test
 import wan_host_wan21
 from wan_host_wan21 import waking
-from wan_host_wan21.waking import imported_meanwhile, uncollected, wake
+from wan_host_wan21.waking import grow_segments, imported_meanwhile, uncollected, wake
 
 from wan_host import ModelLoadFailed
 
@@ -135,3 +135,16 @@ def test_a_gpu_that_is_not_there_is_left_for_the_loading_to_complain_about(monke
         if thread.name == "wake":
             thread.join(20)
     assert not complaints
+
+
+@pytest.mark.parametrize("variable", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_the_allocator_is_as_the_environment_says_where_it_says_anything(variable, monkeypatch):
+    asked = []
+    monkeypatch.setattr("torch._C._accelerator_setAllocatorSettings", asked.append)
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    grow_segments()
+    assert asked == ["expandable_segments:True"]
+    monkeypatch.setenv(variable, "max_split_size_mb:512")
+    grow_segments()
+    assert len(asked) == 1

@@ -16,13 +16,13 @@ from wan_host_wan21.encoding import Encoder
 from wan_host_wan21.hub import fetch, parse
 from wan_host_wan21.loras import Loras
 from wan_host_wan21.memory import STILL, Placement
-from wan_host_wan21.placement import Placer, empty_cache, grow_segments
+from wan_host_wan21.placement import Placer, empty_cache
 from wan_host_wan21.previews import Previews
 from wan_host_wan21.references import Route
 from wan_host_wan21.sampling import generated_frames
 from wan_host_wan21.settings import Wan21Settings, read_settings
 from wan_host_wan21.turbo import find_turbo
-from wan_host_wan21.waking import imported_meanwhile
+from wan_host_wan21.waking import grow_segments, imported_meanwhile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -171,17 +170,6 @@ def budget_bytes(device: torch.device, settings: Wan21Settings) -> int | None:
     free, _ = torch.cuda.mem_get_info(device)
     there = free + torch.cuda.memory_reserved(device) - int(_RESERVED * _GIB)
     return there if limit is None else min(limit, there)
-
-
-def grow_segments() -> None:
-    """Let CUDA's allocator grow its segments rather than add others: phases of different sizes then share them.
-
-    What the environment says goes before.
-    """
-    import torch
-
-    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
-        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")  # noqa: SLF001  # the variable is read only once
 
 
 def empty_cache(device: torch.device) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -56,12 +57,21 @@ def wake(device: str) -> None:
     """
     import torch
 
-    from wan_host_wan21.placement import grow_segments
-
     chosen = torch.device(device)
     if chosen.type == "cuda":
         grow_segments()  # before the first allocation
         threading.Thread(target=_use, args=(chosen,), name="wake", daemon=True).start()
+
+
+def grow_segments() -> None:
+    """Let CUDA's allocator grow its segments rather than add others: phases of different sizes then share them.
+
+    What the environment says goes before.
+    """
+    import torch
+
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")  # noqa: SLF001  # the variable is read only once
 
 
 def _use(device: torch.device) -> None:
