@@ -62,7 +62,9 @@ def encoders(subject: Subject, case: Case) -> list[dict[str, Any]]:
             Encoder(vae, torch.device(way.layout), activate, lambda: None)
         with torch.no_grad(), _precision(tf32=way.tf32):
             vae.encode(video)  # to warm up
-            _forget(device)
+            gc.collect()  # a VAE and the encoder in it know each other
+            wait(device)
+            subject.forget_peaks()
             held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
             seconds = []
             for _ in range(RUNS if way.tf32 else 1):
@@ -79,14 +81,6 @@ def encoders(subject: Subject, case: Case) -> list[dict[str, Any]]:
                 row[f"against {name}"] = float((latents - expected[name]).norm() / expected[name].norm())
 
     return tried(WAYS, BUDGET, measure)
-
-
-def _forget(device: torch.device) -> None:
-    gc.collect()  # a VAE and the encoder in it know each other
-    wait(device)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 @contextmanager

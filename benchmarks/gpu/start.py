@@ -6,10 +6,10 @@
 Every run is a process of its own, and the variants take turns. `stock` is `WanPipeline.from_pretrained(...).to(device)` and one
 step of it; `plugin` loads through the plugin's hooks as a lane does, compiles for its default shapes (a video and an image) and
 makes the same step; `resident` is the plugin with every weight on the device, as stock has it; `eager` is `resident` without
-compiling. In a cold run the checkpoint's files are not in the page cache and nothing is compiled; in a warm one they are, and
-compiled kernels are kept. The libraries' own files are in the page cache always, and compiled to bytecode, which an installation
-does and which takes longer than all the rest where nobody has: a tiny model is made by each variant first. Weights are random; a
-fingerprint of all bits shows that every variant loaded the same.
+compiling. In a cold run the checkpoint's files are not in the page cache and its shapes were not compiled; in a warm one they
+are, and compiled kernels are kept. The libraries' own files are in the page cache always, and compiled to bytecode, which an
+installation does and which takes longer than all the rest where nobody has: a tiny model is made by each variant first. Weights
+are random; a fingerprint of all bits shows that every variant loaded the same.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ class Subject:
         self.model.embeddings.forget()
         self._place(variant, case)
         adapter_seconds = self._adapt(variant)
-        self._forget_peaks()
+        self.forget_peaks()
         wait(self.device)
         begun = time.perf_counter()
         facts = self._stock(case, watch) if variant == STOCK else self._preset(variant, case, watch)
@@ -281,7 +281,8 @@ class Subject:
                 pipeline.video_processor.postprocess_video(video, output_type="np")
         return {}
 
-    def _forget_peaks(self) -> None:
+    def forget_peaks(self) -> None:
+        """Begin to count the device's memory anew."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: TID253  # this module is imported with a loaded model
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # noqa: TID253  # nothing public says where
 
 from wan_host_wan21 import attention, fp8
 from wan_host_wan21.graphs import Graphs
@@ -216,8 +216,9 @@ def compiles_on(device: torch.device, settings: Wan21Settings) -> bool:
 def _keep_compiled(settings: Wan21Settings) -> None:
     """Keep compiled kernels on disk, so that a restart does not compile again; torch's own keys tell versions and GPUs apart.
 
-    Importing diffusers makes torch write its default, a folder for temporary files, into the environment: that was nobody's wish.
+    Importing diffusers makes torch write its default, /tmp/torchinductor_USER, into the environment: that was nobody's wish.
     """
-    if os.environ.get(_KEPT_IN) in {None, default_cache_dir()}:
+    said = os.environ.get(_KEPT_IN, "")
+    if not said or said.startswith(f"{tempfile.gettempdir()}/torchinductor_"):
         os.environ[_KEPT_IN] = str(settings.data_dir / "wan21" / "inductor")
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)  # noqa: SLF001  # torch's documented place

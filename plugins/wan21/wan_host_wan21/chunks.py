@@ -9,6 +9,7 @@ compiled or captured in a CUDA graph.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ _PAST = 2
 Activate = Callable[[Any, "torch.Tensor", "torch.Tensor"], None]
 
 
-class Walk:
+class Walk(ABC):
     """Layers of a VAE (batch 1) and the past frames of their convolutions. Not safe across threads."""
 
     def __init__(self, layers: Any, activate: Activate | None = None) -> None:
@@ -38,6 +39,17 @@ class Walk:
     def drop(self) -> None:
         """Give the memory of the past frames back."""
         self._past.clear()
+
+    def first(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what becomes of a clip's first chunk, one frame or latent frame."""
+        return self._walk(x, first=True)
+
+    def rest(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what becomes of a following chunk."""
+        return self._walk(x, first=False)
+
+    @abstractmethod
+    def _walk(self, x: torch.Tensor, *, first: bool) -> torch.Tensor: ...
 
     def _enter(self, x: torch.Tensor, sizes: Iterator[tuple[Any, int, int]]) -> torch.Tensor:
         """Return what the first convolution makes of a chunk. ``sizes``: parts in order, with their frames' height and width."""
@@ -100,28 +112,20 @@ class Walk:
 
 
 class DecoderWalk(Walk):
-    """``vae.decoder``."""
+    """``vae.decoder``: the first latent frame (1, z, 1, h, w) becomes (1, 3, 1, 8h, 8w), n following ones (1, 3, 4n, 8h, 8w)."""
 
-    def first(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return the frame of a clip's first latent frame, (1, z, 1, h, w) to (1, 3, 1, 8h, 8w)."""
-        return self._walk(latents, doubles=False)
-
-    def rest(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return the frames of the following latent frames, (1, z, n, h, w) to (1, 3, 4n, 8h, 8w)."""
-        return self._walk(latents, doubles=True)
-
-    def _walk(self, x: torch.Tensor, *, doubles: bool) -> torch.Tensor:
+    def _walk(self, x: torch.Tensor, *, first: bool) -> torch.Tensor:
         x = self._middle(self._enter(x, self._sizes(*x.shape[-2:])))
         for block in self._layers.up_blocks:
             for resnet in block.resnets:
                 x = self._residual(resnet, x)
             for upsampler in block.upsamplers or ():
                 # Step by step, so that nobody holds what the step before was given.
-                if upsampler.mode == "upsample3d" and doubles:
+                if upsampler.mode == "upsample3d" and first:
+                    self._next_past()  # the first chunk passes by: the past of what follows is found by its place
+                elif upsampler.mode == "upsample3d":
                     x = self._causal(upsampler.time_conv, x)
                     x = _doubled(x)
-                elif upsampler.mode == "upsample3d":
-                    self._next_past()  # the first chunk passes by: the past of what follows is found by its place
                 x = _enlarged(x)
                 x = _frames(upsampler.resample[1](x))
         return self._leave(x)
@@ -135,17 +139,12 @@ class DecoderWalk(Walk):
 
 
 class EncoderWalk(Walk):
-    """``vae.encoder``, of Wan 2.1's kind: no attention but in the middle."""
+    """``vae.encoder``, of Wan 2.1's kind, with no attention but in the middle.
 
-    def first(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the moments of a clip's first frame, (1, 3, 1, height, width) to (1, 2z, 1, height / 8, width / 8)."""
-        return self._walk(pixels, halves=False)
+    The first frame (1, 3, 1, 8h, 8w) becomes moments (1, 2z, 1, h, w), 4n following ones (1, 2z, n, h, w).
+    """
 
-    def rest(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the moments of the following frames, four for each latent frame."""
-        return self._walk(pixels, halves=True)
-
-    def _walk(self, x: torch.Tensor, *, halves: bool) -> torch.Tensor:
+    def _walk(self, x: torch.Tensor, *, first: bool) -> torch.Tensor:
         x = self._enter(x, self._sizes(*x.shape[-2:]))
         for layer in self._layers.down_blocks:
             if not hasattr(layer, "resample"):
@@ -153,10 +152,10 @@ class EncoderWalk(Walk):
                 continue
             x = layer.resample[0](_images(x))  # step by step, as above
             x = _frames(layer.resample[1](x))
-            if layer.mode == "downsample3d" and halves:
-                x = self._causal(layer.time_conv, x)
+            if layer.mode == "downsample3d" and first:
+                self._next_past().copy_(x)  # it stands alone; the next chunk looks back on it
             elif layer.mode == "downsample3d":
-                self._next_past().copy_(x)  # the first frame stands alone; the next chunk looks back on it
+                x = self._causal(layer.time_conv, x)
         return self._leave(self._middle(x))
 
     def _sizes(self, height: int, width: int) -> Iterator[tuple[Any, int, int]]:

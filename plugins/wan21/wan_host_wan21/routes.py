@@ -44,8 +44,7 @@ def _conditioned(  # noqa: PLR0917  # the values of ``latents_for``, passed on
     """Denoise with VACE; where the plan has a start, from it rather than from pure noise."""
     pipeline: Any = model.pipelines[plan.route]
     frames = generated_frames(request.frames)
-    control = control_video(plan, request.frames, request.width, request.height)
-    video, mask = (None, None) if control is None else control
+    video, mask = control_video(plan, request.frames, request.width, request.height) or (None, None)
     subjects = [on_canvas(subject, request.width, request.height) for subject in plan.subjects]
     inputs: dict[str, Any] = {
         "video": video,

@@ -82,16 +82,16 @@ class VacePipeline(WanVACEPipeline):
     def prepare_masks(
         self,
         mask: torch.Tensor,
-        reference_images: list[list[torch.Tensor]] | None = None,
+        reference_images: list[list[torch.Tensor]],
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Return the masks (1, 64, R + T, h, w), zeros for the R subject frames.
 
         The pipeline cuts those zeros out of the mask, and so has too few where there are more subjects than latent frames.
         """
-        masks = super().prepare_masks(mask.float(), [[] for _ in mask], generator)
-        subjects = len((reference_images or [[]])[0])
-        return torch.cat([masks.new_zeros(*masks.shape[:2], subjects, *masks.shape[3:]), masks], dim=2)
+        masks = super().prepare_masks(mask.float(), [[]], generator)
+        subjects = masks.new_zeros(*masks.shape[:2], len(reference_images[0]), *masks.shape[3:])
+        return torch.cat([subjects, masks], dim=2)
 
     def _encode(self, video: torch.Tensor) -> torch.Tensor:
         """Return normalised latents in the VAE's dtype."""
